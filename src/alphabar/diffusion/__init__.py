@@ -1,0 +1,1 @@
+"""The algorithm: knows no network, no pixels, no latents, no words."""
