@@ -1,8 +1,8 @@
 """Randomness that belongs to a sample, not to a batch.
 
-One independent stream per (seed, sample index, purpose). Image k of a batch therefore gets the numbers that it gets when
-it is made alone, and a run split over N processes draws what one process would. Numbers are drawn on the CPU and moved,
-so that a seed means the same on every device.
+One independent stream per (seed, sample index, purpose). Image k of a batch therefore gets the numbers that it gets
+when it is made alone, and a run split over N processes draws what one process would. Numbers are drawn on the CPU and
+moved, so that a seed means the same on every device.
 """
 
 from __future__ import annotations
