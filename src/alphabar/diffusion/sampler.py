@@ -186,7 +186,7 @@ def heun(denoise: Denoiser, x: Tensor, grid: Grid, schedule: NoiseSchedule, cond
 def dpmpp_2m(denoise: Denoiser, x: Tensor, grid: Grid, schedule: NoiseSchedule, cond: Cond = None) -> Iterator[Step]:
     """DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2): second order from the previous step's x0, one call a step.
 
-    lambda = log(alpha / sigma). The first step has no previous x0 and is of first order; so is one that starts from zero
+    lambda = log(alpha / sigma). The first step has no previous x0 and is of first order; so is one that starts from no
     signal, and the step to `CLEAN`, where lambda is infinite and the step is x0 itself.
     """
     before: tuple[float, Tensor] | None = None  # lambda and x0 of the previous step
