@@ -1,0 +1,85 @@
+"""What the machine can do, and how a network runs fastest on it without a compile wait."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.types import Cond
+
+Precision: TypeAlias = Literal["float32", "bf16"]
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # the option numbers of glibc's malloc.h
+
+
+def tune_allocator() -> bool:
+    """Let glibc keep freed memory for the next tensor instead of giving it back to the system.
+
+    Large blocks otherwise cost a page fault per 4 KiB at every call of a network: eager float32 runs 1.3 times as fast
+    with this, outputs unchanged, at the price of memory kept. Affects the whole process; does nothing where the C
+    library is another. Returns whether it was done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    options = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20))
+    return all(mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in options)
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether the device computes in bfloat16 by itself; an emulation is slower than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if kind == "cpu":
+        return bool(_cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+    return False
+
+
+def _cpu_flags() -> set[str]:
+    """The CPU's features as Linux lists them; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.split(":", 1)[1].split())
+    return set()
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device | str, precision: Precision) -> Iterator[None]:
+    """Run networks inside in the given precision, parameters staying float32: what training uses."""
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+class InferenceNetwork(nn.Module):
+    """A denoiser in the layout and number type that suit it, with float32 at its door: float32 in, float32 out."""
+
+    def __init__(self, network: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        # Group norm in bf16 is 12 times slower in channels_last; float32 convolutions are faster in it.
+        self.layout = torch.contiguous_format if precision == "bf16" else torch.channels_last
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        out: Tensor = self.network(x.to(self.dtype).contiguous(memory_format=self.layout), t, cond)
+        return out.float().contiguous()
+
+
+def prepare_inference(network: nn.Module, precision: Precision) -> nn.Module:
+    """A copy of a denoiser for sampling: frozen, weights cast once, in the fastest layout.
+
+    "float32" agrees with the network to rounding (about 1e-6); "bf16" to about 1e-2. x and the result stay float32.
+    """
+    prepared = InferenceNetwork(copy.deepcopy(network), precision)
+    prepared.to(dtype=prepared.dtype).to(memory_format=prepared.layout)  # type: ignore[call-overload]
+    return prepared.eval().requires_grad_(False)

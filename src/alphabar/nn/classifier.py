@@ -1,0 +1,59 @@
+"""A small image classifier, whose features are the yardstick of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Shape of a `Classifier`.
+
+    Attributes:
+        in_channels: channels of the images.
+        num_classes: classes to tell apart.
+        channels: width per stage; every stage after the first halves the size. The last is the number of features.
+    """
+
+    in_channels: int = 1
+    num_classes: int = 10
+    channels: tuple[int, ...] = (32, 64, 64)
+
+
+class Classifier(nn.Module):
+    """Images [N, C, H, W] in [-1, 1] of any size from 16 up -> logits [N, num_classes]."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        stages: list[nn.Module] = []
+        width = config.in_channels
+        for index, out in enumerate(config.channels):
+            stages += [_Unit(width, out, stride=1 if index == 0 else 2), _Unit(out, out)]
+            width = out
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(width, config.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] -> float32 [N, channels[-1]]: the last stage's maps, averaged over the image."""
+        maps: Tensor = self.stages(x)  # [N, F, h, w]
+        return maps.float().mean(dim=(2, 3))  # [N, F]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))  # [N, num_classes]
+        return logits
+
+
+class _Unit(nn.Module):
+    """Convolution, batch norm, ReLU: [N, in, H, W] -> [N, out, H / stride, W / stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))

@@ -1,0 +1,200 @@
+"""Denoising U-Nets: a noisy map and its timestep go in, a prediction of the same size comes out.
+
+`SmallUNet` is the whole idea in sixty lines; `UNet` the same idea with as many levels, blocks and attention as asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alphabar.errors import AlphabarError
+from alphabar.nn.attention import SelfAttention2d
+from alphabar.nn.layers import (
+    Conditioning,
+    Downsample,
+    ResBlock,
+    TimeEmbedding,
+    Upsample,
+    check_divisible,
+    conv3x3,
+    group_norm,
+    zero_,
+)
+from alphabar.types import Cond
+
+
+def _check_unconditional(network: nn.Module, cond: Cond) -> None:
+    if cond:
+        raise AlphabarError(f"{type(network).__name__} is unconditional: it cannot use {', '.join(sorted(cond))}")
+
+
+@dataclass(frozen=True)
+class SmallUNetConfig:
+    """Shape of a `SmallUNet`.
+
+    Attributes:
+        in_channels: channels of x.
+        out_channels: channels of the prediction.
+        channels: width at full, half and quarter resolution.
+        emb_dim: width of the time embedding.
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    channels: tuple[int, int, int] = (16, 48, 128)
+    emb_dim: int = 128
+
+
+class SmallUNet(nn.Module):
+    """The course's U-Net: encoder, bottleneck, decoder, and two skip connections that carry the detail across.
+
+    x [N, C, H, W] with H and W a multiple of 4, t [N] -> [N, out_channels, H, W]. Under a million parameters, and no
+    operation beyond convolution, group norm, SiLU, linear, add, concatenate and pixel repetition.
+    """
+
+    factor = 4
+
+    def __init__(self, config: SmallUNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        c1, c2, c3 = config.channels
+        emb = config.emb_dim
+        self.time = TimeEmbedding(emb // 2, emb)
+        self.conv_in = conv3x3(config.in_channels, c1)
+        self.encode1 = ResBlock(c1, c1, emb)
+        self.down1 = Downsample(c1, c2)
+        self.encode2 = ResBlock(c2, c2, emb)
+        self.down2 = Downsample(c2, c3)
+        self.middle1 = ResBlock(c3, c3, emb)
+        self.middle2 = ResBlock(c3, c3, emb)
+        self.up2 = Upsample(c3, c2)
+        self.decode2 = ResBlock(c2 + c2, c2, emb)
+        self.up1 = Upsample(c2, c1)
+        self.decode1 = ResBlock(c1 + c1, c1, emb)
+        self.norm_out = group_norm(c1)
+        self.conv_out = conv3x3(c1, config.out_channels)
+        zero_(self.conv_out)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        _check_unconditional(self, cond)
+        check_divisible(x.shape[2], x.shape[3], self.factor, "SmallUNet")
+        emb = self.time(t)  # [N, emb_dim]
+        fine = self.encode1(self.conv_in(x), emb)  # [N, c1, H, W]        kept: skip connection 1
+        half = self.encode2(self.down1(fine), emb)  # [N, c2, H/2, W/2]    kept: skip connection 2
+        h = self.middle1(self.down2(half), emb)  # [N, c3, H/4, W/4]
+        h = self.middle2(h, emb)  # [N, c3, H/4, W/4]
+        h = torch.cat([self.up2(h), half], dim=1)  # [N, 2 * c2, H/2, W/2]
+        h = self.decode2(h, emb)  # [N, c2, H/2, W/2]
+        h = torch.cat([self.up1(h), fine], dim=1)  # [N, 2 * c1, H, W]
+        h = self.decode1(h, emb)  # [N, c1, H, W]
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
+        return out
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a `UNet`.
+
+    Attributes:
+        in_channels: channels of x.
+        out_channels: channels of the prediction.
+        channels: width per level; every level but the last halves the size.
+        blocks: residual blocks per level on the way down; one more on the way up.
+        attention: levels (0 is full resolution) whose blocks are followed by self-attention.
+        num_heads: attention heads.
+        emb_dim: width of the time embedding.
+        mode: how the time embedding enters the blocks, "scale_shift" or "add".
+        dropout: inside the blocks, while training.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: tuple[int, ...] = (64, 128, 256)
+    blocks: int = 2
+    attention: tuple[int, ...] = (2,)
+    num_heads: int = 4
+    emb_dim: int = 256
+    mode: Conditioning = "scale_shift"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.channels or self.blocks < 1:
+            raise AlphabarError(f"a UNet needs at least one level and one block: {self.channels}, {self.blocks}")
+        outside = sorted(set(self.attention) - set(range(len(self.channels))))
+        if outside:
+            raise AlphabarError(f"attention names level {outside[0]}; the levels are 0..{len(self.channels) - 1}")
+
+
+class UNetBlock(nn.Module):
+    """A `ResBlock`, then self-attention where the level has it: [N, in, H, W] -> [N, out, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, attend: bool) -> None:
+        super().__init__()
+        self.res = ResBlock(in_channels, out_channels, config.emb_dim, config.mode, config.dropout)
+        self.attention = SelfAttention2d(out_channels, config.num_heads) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        out: Tensor = self.attention(self.res(x, emb))
+        return out
+
+
+class UNet(nn.Module):
+    """The U-Net of Ho et al. (2020) and Dhariwal & Nichol (2021).
+
+    x [N, in_channels, H, W] with H and W a multiple of `factor`, t [N] -> [N, out_channels, H, W]. The output of every
+    block and downsampling of the encoder is kept and concatenated to the input of its mirror image in the decoder.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.factor = 2 ** (len(config.channels) - 1)
+        widths, last = config.channels, len(config.channels) - 1
+        self.time = TimeEmbedding(widths[0], config.emb_dim)
+        self.conv_in = conv3x3(config.in_channels, widths[0])
+
+        kept = [width := widths[0]]  # widths of the maps that the encoder keeps, in order
+        self.encoder = nn.ModuleList()
+        for level, out in enumerate(widths):
+            for _ in range(config.blocks):
+                self.encoder.append(UNetBlock(width, out, config, level in config.attention))
+                kept.append(width := out)
+            if level < last:
+                self.encoder.append(Downsample(out, out))
+                kept.append(out)
+
+        self.middle1 = UNetBlock(width, width, config, last in config.attention)
+        self.middle2 = UNetBlock(width, width, config, attend=False)
+
+        self.decoder = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for _ in range(config.blocks + 1):
+                self.decoder.append(UNetBlock(width + kept.pop(), widths[level], config, level in config.attention))
+                width = widths[level]
+            if level > 0:
+                self.decoder.append(Upsample(width, width))
+
+        self.norm_out = group_norm(width)
+        self.conv_out = conv3x3(width, config.out_channels)
+        zero_(self.conv_out)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        _check_unconditional(self, cond)
+        check_divisible(x.shape[2], x.shape[3], self.factor, f"a UNet of {len(self.config.channels)} levels")
+        emb = self.time(t)  # [N, emb_dim]
+        skips = [h := self.conv_in(x)]  # [N, c_0, H, W]
+        for part in self.encoder:
+            h = part(h, emb) if isinstance(part, UNetBlock) else part(h)  # [N, c_l, H / 2^l, W / 2^l]
+            skips.append(h)
+        h = self.middle2(self.middle1(h, emb), emb)  # [N, c_last, H / factor, W / factor]
+        for part in self.decoder:
+            if isinstance(part, UNetBlock):
+                h = part(torch.cat([h, skips.pop()], dim=1), emb)  # [N, c_l, H / 2^l, W / 2^l]
+            else:
+                h = part(h)  # [N, c_l, H / 2^(l-1), W / 2^(l-1)]
+        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
+        return out
