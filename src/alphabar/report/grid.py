@@ -54,30 +54,36 @@ def _check(columns: int, scale: int, pad: int) -> None:
         )
 
 
-def _canvas(pixels: np.ndarray, width: int, height: int) -> Image.Image:
-    return (
-        Image.new("L", (width, height), GROUND)
-        if pixels.shape[3] == 1
-        else Image.new("RGB", (width, height), (GROUND,) * 3)
-    )
-
-
 def _tile(pixels: np.ndarray, scale: int) -> Image.Image:
     """One image [H, W, C], enlarged so that each of its pixels is a scale x scale square."""
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def _paste(pixels: np.ndarray, columns: int, scale: int, pad: int, cell: tuple[int, int]) -> Image.Image:
-    """Each image at the top centre of its cell (width, height), cells `pad` apart and inside a border of `pad`."""
-    columns = min(columns, len(pixels))
-    rows = -(-len(pixels) // columns)
-    canvas = _canvas(pixels, columns * (cell[0] + pad) + pad, rows * (cell[1] + pad) + pad)
-    for i, one in enumerate(pixels):
-        tile = _tile(one, scale)
+def _paste(tiles: Sequence[Image.Image], columns: int, pad: int, cell: tuple[int, int]) -> Image.Image:
+    """Each tile at the top centre of its cell (width, height), cells `pad` apart and inside a border of `pad`."""
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    size = columns * (cell[0] + pad) + pad, rows * (cell[1] + pad) + pad
+    grey = all(tile.mode == "L" for tile in tiles)
+    canvas = Image.new("L", size, GROUND) if grey else Image.new("RGB", size, (GROUND,) * 3)
+    for i, tile in enumerate(tiles):
         left = pad + (i % columns) * (cell[0] + pad) + (cell[0] - tile.width) // 2
         canvas.paste(tile, (left, pad + (i // columns) * (cell[1] + pad)))
     return canvas
+
+
+def tiles(images: Tensor, scale: int = 1) -> list[Image.Image]:
+    """Images [N, C, H, W], as for `image_grid`, each as its own picture enlarged `scale` times."""
+    return [_tile(one, scale) for one in _pixels(images)]
+
+
+def sheet(pictures: Sequence[Image.Image], columns: int, pad: int = 2) -> Image.Image:
+    """Pictures of any kind on one ground, in rows of `columns`, each cell as large as the largest picture."""
+    _check(columns, 1, pad)
+    if not pictures:
+        raise AlphabarError("a sheet needs at least one picture")
+    return _paste(pictures, columns, pad, (max(p.width for p in pictures), max(p.height for p in pictures)))
 
 
 def image_grid(images: Tensor, columns: int, scale: int = 1, pad: int = 2) -> Image.Image:
@@ -96,8 +102,7 @@ def image_grid(images: Tensor, columns: int, scale: int = 1, pad: int = 2) -> Im
         AlphabarError: no images, other channels, or a size that makes no grid.
     """
     _check(columns, scale, pad)
-    pixels = _pixels(images)
-    return _paste(pixels, columns, scale, pad, (pixels.shape[2] * scale, pixels.shape[1] * scale))
+    return sheet(tiles(images, scale), columns, pad)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, limit: float) -> str:
@@ -126,17 +131,17 @@ def labelled_grid(
     if labels is None:
         return image_grid(images, columns, scale, pad)
     _check(columns, scale, pad)
-    pixels = _pixels(images)
-    if len(labels) != len(pixels):
-        raise AlphabarError(f"{len(labels)} labels for {len(pixels)} images; give one each, or none")
+    pictures = tiles(images, scale)
+    if len(labels) != len(pictures):
+        raise AlphabarError(f"{len(labels)} labels for {len(pictures)} images; give one each, or none")
     font = ImageFont.load_default(CAPTION_PX)
-    height, width = pixels.shape[1] * scale, pixels.shape[2] * scale
+    width, height = pictures[0].size
     texts = [_cut(label, font, max(width, CAPTION_LIMIT)) for label in labels]
     cell = max(width, *(int(font.getlength(text)) + 8 for text in texts)), height + CAPTION_PX + 8
-    canvas = _paste(pixels, columns, scale, pad, cell)
+    canvas = _paste(pictures, columns, pad, cell)
     draw = ImageDraw.Draw(canvas)
     ink = INK if canvas.mode == "L" else (INK,) * 3
-    columns = min(columns, len(pixels))
+    columns = min(columns, len(pictures))
     for i, text in enumerate(texts):
         centre = pad + (i % columns) * (cell[0] + pad) + cell[0] // 2
         top = pad + (i // columns) * (cell[1] + pad) + height + 3
