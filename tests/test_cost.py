@@ -109,8 +109,8 @@ def test_peak_of_known_operations() -> None:
 def test_peak_leaves_out_what_was_there_before() -> None:
     x = torch.zeros(10_000)
     assert peak_bytes(lambda: x.neg_()) == 0
-    assert peak_bytes(lambda: x + 1) == 40_000
-    assert peak_bytes(lambda: (x + 1) + 1) == 80_000
+    assert peak_bytes(lambda: -x) == 40_000
+    assert peak_bytes(lambda: x.neg().neg()) == 80_000
 
 
 def test_the_profiler_writes_nothing_on_the_terminal() -> None:
@@ -160,5 +160,5 @@ def test_memory_of_an_unknown_device() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_peak_and_cost_on_cuda() -> None:
     x = torch.zeros(1 << 20, device="cuda")
-    assert peak_bytes(lambda: x + 1, "cuda") == 4 << 20
+    assert peak_bytes(lambda: -x, "cuda") == 4 << 20
     assert call_cost(Convolution().cuda(), (2, 8, 8), "cuda").ms_per_call > 0
