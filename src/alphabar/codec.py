@@ -6,37 +6,75 @@ diffusion. Nothing else in the library asks which of the two it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alphabar.errors import AlphabarError
-from alphabar.io import hash_tensors
+from alphabar.io import hash_tensors, load_tensors, load_weights, save_tensors
+from alphabar.nn import Autoencoder, Gaussian, build, config_from_dict, config_to_dict
 from alphabar.rng import Rng
 
 
-class Autoencoder(Protocol):
-    """What `LatentCodec` needs of a first stage."""
+class Codec(ABC):
+    """How images enter and leave the space in which diffusion runs.
 
-    def moments(self, x: Tensor) -> Tensor:
-        """Images [N, C, H, W] -> mean and standard deviation of the posterior, [N, 2c, h, w]."""
-        ...
+    `encode` is in two parts: `moments` is deterministic and may be cached on disk, `draw` is cheap and happens anew each
+    time an image is seen.
+    """
 
+    cacheable: bool
+    """Whether `moments` costs enough to be worth a file."""
+    encoder_fingerprint: str
+    """A hash of what `moments` depends on."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every number that encode and decode depend on."""
+
+    @abstractmethod
+    def moments(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> what is worth caching, one row per image."""
+
+    @abstractmethod
+    def draw(self, moments: Tensor, rng: Rng) -> Tensor:
+        """Moments -> x0 [N, c, h, w] in a space of about unit scale."""
+
+    def encode(self, images: Tensor, rng: Rng) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1] -> x0 [N, c, h, w]."""
+        return self.draw(self.moments(images), rng)
+
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Latents [N, c, h, w] -> images [N, C, H, W]."""
-        ...
+        """x0 [N, c, h, w] -> images [N, C, H, W], about [-1, 1]."""
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """The shape of one image's latent."""
-        ...
+    @abstractmethod
+    def shape(self, n: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape of x0 for n images of the given size."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Codec:
+        """Move to a device, in place."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write what belongs to it into a model folder; returns its description for model.json."""
 
 
-class PixelCodec:
-    """No bookends: diffusion runs on the pixels themselves."""
+class PixelCodec(Codec):
+    """No bookends: diffusion runs on the pixels themselves.
 
-    fingerprint = "pixels"
+    Args:
+        channels: 1 for greyscale, 3 for colour.
+    """
+
+    cacheable = False
+    encoder_fingerprint = fingerprint = "pixels"
 
     def __init__(self, channels: int) -> None:
         self.channels = channels
@@ -47,17 +85,20 @@ class PixelCodec:
     def draw(self, moments: Tensor, rng: Rng) -> Tensor:
         return moments
 
-    def encode(self, images: Tensor, rng: Rng) -> Tensor:
-        return images
-
     def decode(self, z: Tensor) -> Tensor:
         return z
 
     def shape(self, n: int, height: int, width: int) -> tuple[int, ...]:
         return n, self.channels, height, width
 
+    def to(self, device: torch.device | str) -> PixelCodec:
+        return self
 
-class LatentCodec:
+    def save(self, folder: Path) -> dict[str, Any]:
+        return {"type": "pixel", "channels": self.channels}
+
+
+class LatentCodec(Codec):
     """A frozen autoencoder, with the shift and scale that bring its latents to mean 0 and standard deviation 1.
 
     Args:
@@ -67,11 +108,16 @@ class LatentCodec:
         slice_size: how many images go through the autoencoder at once.
     """
 
+    cacheable = True
+
     def __init__(
-        self, autoencoder: nn.Module, shift: Tensor | None = None, scale: Tensor | None = None, slice_size: int = 256
+        self,
+        autoencoder: Autoencoder,
+        shift: Tensor | None = None,
+        scale: Tensor | None = None,
+        slice_size: int = 256,
     ) -> None:
-        self.autoencoder: Autoencoder = autoencoder.eval().requires_grad_(False)  # type: ignore[assignment]
-        self._module = autoencoder
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.shift = torch.zeros(1) if shift is None else shift
         self.scale = torch.ones(1) if scale is None else scale
         self.slice_size = slice_size
@@ -79,14 +125,14 @@ class LatentCodec:
             raise AlphabarError(f"the latent scale must be positive and finite, got {self.scale.tolist()}")
 
     @classmethod
-    def fit(cls, autoencoder: nn.Module, moments: Iterable[Tensor]) -> LatentCodec:
-        """Measure shift and scale per channel over a data set's moments, given in batches [N, 2c, h, w].
+    def fit(cls, autoencoder: Autoencoder, moments: Iterable[Tensor]) -> LatentCodec:
+        """Measure shift and scale per channel over a data set's moments, given in batches [N, 2c, ...].
 
         A latent is mean + std * noise, so its variance is that of the means plus the mean of std^2.
         """
-        count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+        count, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for batch in moments:
-            mean, std = batch.double().transpose(0, 1).flatten(1).chunk(2)
+            mean, std = batch.cpu().double().transpose(0, 1).flatten(1).chunk(2)
             count += mean.shape[1]
             total = total + mean.sum(dim=1)
             square = square + (mean.square() + std.square()).sum(dim=1)
@@ -101,39 +147,62 @@ class LatentCodec:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every number that encode and decode depend on."""
-        return hash_tensors(self.state())
+        return hash_tensors(self._state())
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, shift and scale."""
-        return {**self._module.state_dict(), "codec.shift": self.shift, "codec.scale": self.scale}
+    @property
+    def encoder_fingerprint(self) -> str:  # type: ignore[override]
+        """Of the weights alone: shift and scale come after the moments."""
+        return hash_tensors(self.autoencoder.state_dict())
 
-    def to(self, device: torch.device | str) -> LatentCodec:
-        """Move the autoencoder, shift and scale."""
-        self._module.to(device)
-        self.shift, self.scale = self.shift.to(device), self.scale.to(device)
-        return self
+    def _state(self) -> dict[str, Tensor]:
+        return {**self.autoencoder.state_dict(), "codec.shift": self.shift, "codec.scale": self.scale}
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
         return torch.cat([self.autoencoder.moments(part) for part in images.split(self.slice_size)])
 
     def draw(self, moments: Tensor, rng: Rng) -> Tensor:
-        mean, std = moments.chunk(2, dim=1)
-        latents = mean + std * rng.normal(*mean.shape[1:], device=mean.device)
-        return (latents - self._wide(self.shift, latents)) / self._wide(self.scale, latents)
-
-    def encode(self, images: Tensor, rng: Rng) -> Tensor:
-        return self.draw(self.moments(images), rng)
+        posterior = Gaussian.from_moments(moments)
+        latents = posterior.sample(rng.normal(*posterior.mean.shape[1:], device=moments.device))
+        return (latents - _wide(self.shift, latents)) / _wide(self.scale, latents)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        latents = z * self._wide(self.scale, z) + self._wide(self.shift, z)
+        latents = z * _wide(self.scale, z) + _wide(self.shift, z)
         return torch.cat([self.autoencoder.decode(part) for part in latents.split(self.slice_size)])
 
     def shape(self, n: int, height: int, width: int) -> tuple[int, ...]:
         return n, *self.autoencoder.latent_shape(height, width)
 
-    @staticmethod
-    def _wide(values: Tensor, like: Tensor) -> Tensor:
-        return values.view(1, -1, *(1,) * (like.ndim - 2))
+    def to(self, device: torch.device | str) -> LatentCodec:
+        self.autoencoder.to(device)
+        self.shift, self.scale = self.shift.to(device), self.scale.to(device)
+        return self
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        save_tensors(folder / "codec.safetensors", self._state())
+        return {
+            "type": "latent",
+            "network": config_to_dict(self.autoencoder.config),
+            "sha256": self.fingerprint,
+        }
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    """[c] -> [1, c, 1, ...], to broadcast over `like`."""
+    return values.view(1, -1, *(1,) * (like.ndim - 2))
+
+
+def load_codec(folder: Path, description: Mapping[str, Any]) -> Codec:
+    """The way back from `Codec.save`; the weights must be the ones that the description was written for."""
+    if description["type"] == "pixel":
+        return PixelCodec(description["channels"])
+    path = folder / "codec.safetensors"
+    tensors = load_tensors(path)
+    if hash_tensors(tensors) != description["sha256"]:
+        raise AlphabarError(f"{path} is not the codec that this model was trained with (its hash differs)")
+    shift, scale = tensors.pop("codec.shift"), tensors.pop("codec.scale")
+    autoencoder = build(config_from_dict(description["network"]))
+    assert isinstance(autoencoder, Autoencoder)
+    load_weights(autoencoder, tensors, path)
+    return LatentCodec(autoencoder, shift, scale)

@@ -83,3 +83,10 @@ def prepare_inference(network: nn.Module, precision: Precision) -> nn.Module:
     prepared = InferenceNetwork(copy.deepcopy(network), precision)
     prepared.to(dtype=prepared.dtype).to(memory_format=prepared.layout)  # type: ignore[call-overload]
     return prepared.eval().requires_grad_(False)
+
+
+def choose_precision(asked: Literal["auto", "float32", "bf16"], device: torch.device | str) -> Precision:
+    """What "auto" means on a device: bf16 where the hardware has it."""
+    if asked != "auto":
+        return asked
+    return "bf16" if has_bf16(device) else "float32"

@@ -1,0 +1,18 @@
+"""Two-stage training: recipes, tasks and one trainer."""
+
+from alphabar.train.cache import MomentsCache, encode_dataset
+from alphabar.train.config import Recipe, load_recipe, recipe_from_dict, recipe_names
+from alphabar.train.trainer import Interrupted, read_metrics, read_recipe, train
+
+__all__ = [
+    "Interrupted",
+    "MomentsCache",
+    "Recipe",
+    "encode_dataset",
+    "load_recipe",
+    "read_metrics",
+    "read_recipe",
+    "recipe_from_dict",
+    "recipe_names",
+    "train",
+]
