@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FOLDER_SIZE = 64
 """`show` resizes the images of a folder to this, unless told."""
+SHOWN_PIXELS = 72
+"""`show` enlarges small images by a whole factor up to about this."""
 
 EPILOG = """\
 examples:
@@ -100,6 +102,7 @@ def _show(args: argparse.Namespace) -> None:
         labels = [dataset.class_names[int(dataset.labels[i])] for i in indices]
     elif dataset.captions is not None:
         labels = [dataset.captions[i] for i in indices]
-    picture = labelled_grid(dataset.rows(indices), labels, columns=math.ceil(math.sqrt(count)))
+    scale = max(1, SHOWN_PIXELS // dataset.size)
+    picture = labelled_grid(dataset.rows(indices), labels, math.ceil(math.sqrt(count)), scale)
     save_png(picture, args.out)
     print(f"{args.out}: {count} of {len(dataset):,} images of {args.name}, {args.split} split")

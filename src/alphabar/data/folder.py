@@ -27,14 +27,14 @@ HOLD_OUT = 0.05
 class ImageFolder:
     """The PNG, JPEG and WebP images below a folder, in the order of their relative names.
 
-    An image is turned upright (EXIF), put on white where it is transparent, cropped to the square in its middle,
-    resized to `size` (bicubic, antialiased) and made grey or RGB. Hidden files and folders are passed over.
+    An image is turned upright (EXIF), put on white where it is transparent, scaled and cropped to the square in its
+    middle, `size` x `size` (bicubic, antialiased) and made grey or RGB. Hidden files and folders are passed over.
 
     The test split is held out by a hash of each image's relative name: about 5%, at least one image, so that an image
     added later moves no other from one split to the other.
 
     Captions are read from each `metadata.jsonl` on the way (one JSON object a line; `file_name`, relative to that file,
-    and `text`), the convention of Hugging Face image folders. An image that none names has the caption "".
+    and `text`), the convention of Hugging Face image folders. The file nearest to an image has the last word; an image that none names has "".
 
     Args:
         folder: the folder.
@@ -129,7 +129,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _scan(folder: Path) -> tuple[list[str], list[str]]:
-    """Relative names (with forward slashes, sorted) of the images and of the metadata files below the folder."""
+    """Relative names (with forward slashes) of the images, sorted, and of the metadata files, the outer ones first."""
     images, metadata = [], []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -139,7 +139,7 @@ def _scan(folder: Path) -> tuple[list[str], list[str]]:
                 metadata.append(relative)
             elif Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                 images.append(relative)
-    return sorted(images), sorted(metadata)
+    return sorted(images), sorted(metadata, key=lambda file: (file.count("/"), file))
 
 
 def _read_captions(folder: Path, metadata: Sequence[str], images: set[str]) -> dict[str, str]:
