@@ -7,7 +7,7 @@ from html import escape
 
 from alphabar.report import plots
 from alphabar.report.html import chart, number, pair, road_name, si, table, times
-from alphabar.report.result import Cost, DemoResult, Road
+from alphabar.report.result import Cost, DemoResult, Road, sampler_name
 from alphabar.report.sections import TIE
 
 
@@ -62,8 +62,8 @@ def headlines(result: DemoResult) -> str:
     return f'<ul class="headlines" aria-label="The latent road against the pixel road">{out}</ul>' if out else ""
 
 
-def _rows(result: DemoResult) -> list[tuple[str, str, str]]:
-    def row(name: str, of: Callable[[Cost], str]) -> tuple[str, str, str]:
+def _rows(result: DemoResult) -> list[tuple[str, ...]]:
+    def row(name: str, of: Callable[[Cost], str]) -> tuple[str, ...]:
         return name, of(result.pixel.cost), of(result.latent.cost)
 
     rows = [
@@ -78,15 +78,36 @@ def _rows(result: DemoResult) -> list[tuple[str, str, str]]:
         row("of which autoencoder, s", lambda c: number(c.codec_seconds) if c.codec_seconds else "none"),
         row("images seen in training", lambda c: number(c.images_seen)),
     ]
-    kinds = sorted({(d.sampler, -d.steps) for road in result.roads for d in road.distances})
-    for sampler, steps in kinds:
-        pixel, latent = (road.distance(sampler, -steps) for road in result.roads)
-        name = pixel or latent
-        assert name is not None
-        rows.append(
-            (f"Fréchet distance, {escape(name.label)}", *(number(d.frechet if d else None) for d in (pixel, latent)))
-        )
+    if result.floor is not None:
+        rows.append(("Fréchet distance, best of at most 50 steps", *(_best(road) for road in result.roads)))
+        rows.append(("floor: real images", number(result.floor), number(result.floor)))
     return rows
+
+
+def _best(road: Road) -> str:
+    best = road.best()
+    return f"{number(best.frechet)}<small>{escape(best.label)}</small>" if best else number(None)
+
+
+def distances(result: DemoResult) -> str:
+    """Every measured distance: a row per sampler, a column per number of steps, pixel above latent in each cell."""
+    measured = [one for road in result.roads for one in road.distances]
+    if not measured:
+        return ""
+    steps = sorted({one.steps for one in measured})
+    rows = []
+    for sampler in dict.fromkeys(one.sampler for one in measured):
+        cells = []
+        for count in steps:
+            found = [(road.space, road.distance(sampler, count)) for road in result.roads]
+            shown = [f'<span class="road {space}">{number(one.frechet)}</span>' for space, one in found if one]
+            cells.append("<br>".join(shown))
+        rows.append((escape(sampler_name(sampler)), *cells))
+    legend = " above ".join(f'<span class="road {road.space}">{road.space}</span>' for road in result.roads)
+    return (
+        f"<h3>Distance by sampler and steps</h3><p>In each cell, {legend}; an empty one was not measured.</p>"
+        + table("Fréchet distance by sampler and steps", ["sampler", *map(str, steps)], rows)
+    )
 
 
 def at_size(result: DemoResult) -> str:
@@ -143,10 +164,16 @@ def cost(result: DemoResult) -> str:
     """The whole section."""
     said = ""
     if result.floor is not None:
+        features = f"the features of {escape(result.classifier)}, n = {number(result.frechet_n)}"
         said = (
-            f"<p>The Fréchet distance is taken on {escape(result.classifier)}'s features (n = {number(result.frechet_n)}). "
-            f"The floor, real training images against real test images at the same n, is {number(result.floor)}. It "
-            f"compares only with distances taken the same way. {verdict(result)}</p>"
+            f"<p>The Fréchet distance is taken on {features}. The floor, real training images against real test images "
+            f"at the same n, is {number(result.floor)}. It compares only with distances taken the same way.</p>"
         )
     head = ["", *(f"{road_name(road)}<br><small>{escape(road.name)}</small>" for road in result.roads)]
-    return said + table("Cost and quality of both roads", head, _rows(result)) + charts(result) + at_size(result)
+    return (
+        said
+        + table("Cost and quality of both roads", head, _rows(result))
+        + distances(result)
+        + charts(result)
+        + at_size(result)
+    )

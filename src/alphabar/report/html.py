@@ -36,6 +36,14 @@ def number(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
+def small(value: float) -> str:
+    """A number in 0..1 in three digits, tiny ones as a power of ten in HTML."""
+    if value >= 1e-3 or value == 0:
+        return f"{value:.3f}"
+    exponent = math.floor(math.log10(value))
+    return f"{value / 10**exponent:.0f}·10<sup>−{-exponent}</sup>"
+
+
 def si(value: float | None, unit: str) -> str:
     """`12345678, "FLOPs"` -> `"12.3 MFLOPs"`."""
     if value is None:

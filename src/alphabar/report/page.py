@@ -18,7 +18,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[DemoResult], str]], ...] = (
     ("noise", "Loss by noise level", sections.by_noise),
     ("trajectories", "From noise to image, coarse to fine", sections.trajectories),
     ("one-shot", "One jump is not enough", sections.one_shot),
-    ("samples", "Samples: many steps, few steps, fresh noise or none", sections.samples),
+    ("samples", "Samples: many steps and few", sections.samples),
     ("cost", "Cost and quality", cost.cost),
     ("algorithms", "The two algorithms", sections.algorithms),
 )
@@ -66,7 +66,7 @@ def hero(result: DemoResult) -> str:
 
 
 def _quality(result: DemoResult) -> str:
-    return f"Fréchet distance on {escape(result.classifier)}'s features (n = {number(result.frechet_n)}). "
+    return f"Fréchet distance on the features of {escape(result.classifier)}, n = {number(result.frechet_n)}. "
 
 
 def _shown(road: Road) -> Samples | None:

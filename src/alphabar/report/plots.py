@@ -216,12 +216,32 @@ def loss_by_noise(roads: Sequence[tuple[Space, LossByNoise]]) -> Chart:
     return Chart(*out)
 
 
+def _draw_floor(axes: Axes, floor: float, theme: Theme) -> None:
+    """The floor as a line; where it is far below the axis, in words, rather than squeezing everything else."""
+    low, high = axes.get_ylim()
+    if low <= floor <= high:
+        axes.axhline(floor, color=theme.muted, lw=1)
+        at, offset = floor, 2
+    else:
+        at, offset = low, 4
+    text = f"floor {floor:.3g}" + ("" if low <= floor else ", below" if floor < low else ", above")
+    axes.annotate(
+        text,
+        (0.01, at),
+        (0, offset),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        fontsize=8,
+        color=theme.muted,
+    )
+
+
 def frechet_by_steps(road: Road, floor: float, limits: Sequence[float]) -> Chart:
     """Fréchet distance against network calls per image, one line per sampler; both axes logarithmic.
 
     Args:
         road: with at least one distance.
-        floor: the distance of real images to real images, drawn as a line.
+        floor: the distance of real images to real images, drawn as a line or, far off, named.
         limits: distances that the vertical axis must hold, so that two roads can share one.
     """
     if not road.distances:
@@ -234,7 +254,7 @@ def frechet_by_steps(road: Road, floor: float, limits: Sequence[float]) -> Chart
         with _axes(theme, out) as axes:
             _log_limits(axes, "x", steps, 1.15)
             _plain_log(axes.xaxis, steps, steps[0], steps[-1])
-            _log_limits(axes, "y", [*limits, floor])
+            _log_limits(axes, "y", limits)
             labels = []
             for sampler in samplers:
                 points = sorted((one for one in road.distances if one.sampler == sampler), key=lambda one: one.steps)
@@ -242,8 +262,7 @@ def frechet_by_steps(road: Road, floor: float, limits: Sequence[float]) -> Chart
                 xs, ys = [one.steps for one in points], [one.frechet for one in points]
                 axes.plot(xs, ys, ls=line, marker=marker, ms=4.5, lw=1.5, color=colour)
                 labels.append(_Label(xs[-1], ys[-1], sampler_name(sampler), colour))
-            axes.axhline(floor, color=theme.muted, lw=1)
-            labels.append(_Label(steps[-1], floor, "floor", theme.muted))
+            _draw_floor(axes, floor, theme)
             axes.set(xlabel="sampling steps", ylabel="Fréchet distance")
             _label_lines(axes, labels)
     return Chart(*out)
@@ -271,9 +290,8 @@ def frechet_by_seconds(roads: Sequence[Road], floor: float) -> Chart:
     for theme in (LIGHT, DARK):
         with _axes(theme, out) as axes:
             _log_limits(axes, "x", [one.seconds for one in timed if one.seconds], 1.6)
-            _log_limits(axes, "y", [*(one.frechet for one in timed), floor])
-            axes.axhline(floor, color=theme.muted, lw=1)
-            _label_lines(axes, [_Label(axes.get_xlim()[1], floor, "floor", theme.muted)])
+            _log_limits(axes, "y", [one.frechet for one in timed])
+            _draw_floor(axes, floor, theme)
             for road in roads:
                 colour, best = theme.road(road.space), front(road.distances)
                 for one in road.distances:

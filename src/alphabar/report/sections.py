@@ -12,6 +12,7 @@ from html import escape
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from alphabar.data import to_uint8
 from alphabar.report import plots
@@ -27,13 +28,15 @@ from alphabar.report.html import (
     picture,
     road_name,
     scale_of,
+    small,
     strip,
     table,
     thumbnails,
     ticks,
 )
-from alphabar.report.result import DemoResult, LatentChannels, LossByNoise, Road, Samples
+from alphabar.report.result import DemoResult, LatentChannels, LossByNoise, Road, Samples, Trajectory
 
+SETTLED = 0.9  # of the last image's variation
 TIE = 1.1  # one training run per road cannot tell smaller ratios of distances apart
 
 
@@ -47,7 +50,7 @@ def forward(result: DemoResult) -> str:
     for one in result.dissolve:
         alt = f"One real image under the {one.schedule} schedule at t = {', '.join(map(str, one.timesteps))}"
         labels = [
-            f"t&nbsp;=&nbsp;{t}<br><b>ᾱ&nbsp;{a:.3g}</b>" for t, a in zip(one.timesteps, one.alphas_bar, strict=True)
+            f"t&nbsp;=&nbsp;{t}<br><b>ᾱ&nbsp;{small(a)}</b>" for t, a in zip(one.timesteps, one.alphas_bar, strict=True)
         ]
         parts.append(
             figure(image_strip(one.images, alt) + ticks(labels), f"{escape(one.schedule).capitalize()} schedule")
@@ -55,8 +58,8 @@ def forward(result: DemoResult) -> str:
     if not parts:
         return ""
     return (
-        "<p>x<sub>t</sub> = √ᾱ<sub>t</sub> · x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) · ε. The number ᾱ is the share of "
-        "the image's variance that is left; the rest is noise. Nothing is learned here, and both roads use it.</p>"
+        "<p>x<sub>t</sub> = √ᾱ<sub>t</sub> · x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) · ε. The dial ᾱ<sub>t</sub> is the "
+        "weight of the image's power against the noise's. Nothing is learned here, and both roads use it.</p>"
         + pair(parts)
     )
 
@@ -89,20 +92,30 @@ def channels(result: DemoResult) -> str:
     r2, lost = list(part.r_squared), [part.psnr - without for without in part.psnr_without]
     most, worst = r2.index(max(r2)), lost.index(max(lost))
     rows = [
-        ("R² against a thumbnail", "", *(f"{value:.2f}" for value in r2)),
-        ("PSNR with the channel set to 0", *(f"{value:.1f} dB" for value in (part.psnr, *part.psnr_without))),
+        (
+            name,
+            f"{share:.2f}",
+            f"{without:.1f} dB",
+            f"−{part.psnr - without:.1f} dB" if part.psnr >= without else f"+{without - part.psnr:.1f} dB",
+        )
+        for name, share, without in zip(names, part.r_squared, part.psnr_without, strict=True)
     ]
+    head = ["", "R²", "PSNR without it", f"against {part.psnr:.1f} dB"]
     return (
         "<p>R² is the share of a channel's variance that a straight line on the picture, shrunk to the latent's size, "
         f"explains: 1 is a thumbnail, 0 is nothing like one. Most like a thumbnail is channel {most} "
         f"(R² {r2[most]:.2f}); setting channel {worst} to zero costs the reconstruction most, {lost[worst]:.1f} dB.</p>"
-        + figure(_channel_sheet(part) + ticks(["image", *names]), "Dark is low, yellow is high; one scale per channel.")
-        + table("How much of a picture each channel is", ["", "all channels", *names], rows)
+        + figure(
+            _channel_sheet(part) + ticks(["image", *names]),
+            "Dark is low, yellow is high; one scale per channel.",
+            "narrow",
+        )
+        + table("How much of a picture each channel is", head, rows)
     )
 
 
 def _channel_sheet(part: LatentChannels) -> str:
-    images, latents = thumbnails(part.images[:4]), part.latents[:4]
+    images, latents = thumbnails(part.images[:3]), part.latents[:3]
     side = images.shape[-1] * scale_of(images), images.shape[-2] * scale_of(images)
     ranges = [(float(channel.min()), float(channel.max())) for channel in latents.unbind(1)]
     cells: list[Image.Image] = []
@@ -153,31 +166,57 @@ def by_noise(result: DemoResult) -> str:
 
 def trajectories(result: DemoResult) -> str:
     """x_t above the predicted x0, from noise to image, on each road."""
-    parts = []
-    for road in result.roads:
-        walk = road.trajectory
-        if walk is None:
-            continue
-        at = ", ".join(map(str, walk.timesteps))
-        if road.space == "pixel":
-            x, shown = image_strip(walk.x, f"x_t on the pixel road at t = {at}"), "x<sub>t</sub>"
-        else:
-            x = strip([channels_tile(one) for one in walk.x], f"x_t on the latent road at t = {at}, as heat maps")
-            shown = f"x<sub>t</sub>, its {walk.x.shape[1]} channels as heat maps"
-        x0 = image_strip(walk.x0, f"The image predicted from each x_t of the {road.space} road")
-        made = Samples(walk.sampler, walk.steps, walk.x0).label
-        parts.append(
-            f"<h3>{road_name(road)} <small>{escape(made)}</small></h3>"
-            + figure(x, shown, "above")
-            + ticks(str(t) for t in walk.timesteps)
-            + figure(x0, "predicted x<sub>0</sub>" + (", decoded" if road.space == "latent" else ""))
-        )
+    parts = [_trajectory(road, road.trajectory) for road in result.roads if road.trajectory is not None]
     if not parts:
         return ""
     return (
-        "<p>Read each from left to right, at the timestep between the rows. The outline is settled while "
-        "x<sub>t</sub> is still mostly noise; texture comes last.</p>" + "".join(parts)
+        "<p>Read each from left to right, from noise to image. Each prediction is compared with the last one in two "
+        "parts: coarse is the average over blocks an eighth of the image wide, fine is the rest. At 100% the part is "
+        "already what it will be.</p>" + "".join(parts)
     )
+
+
+def _trajectory(road: Road, walk: Trajectory) -> str:
+    at = ", ".join(map(str, walk.timesteps))
+    if road.space == "pixel":
+        x, shown = image_strip(walk.x, f"x_t on the pixel road at t = {at}"), "x<sub>t</sub>"
+    else:
+        x = strip([channels_tile(one) for one in walk.x], f"x_t on the latent road at t = {at}, as heat maps")
+        shown = f"x<sub>t</sub>, its {walk.x.shape[1]} channels as heat maps"
+    coarse, fine = settled(walk.x0)
+    x0 = image_strip(walk.x0, f"The image predicted from each x_t of the {road.space} road")
+    said = "predicted x<sub>0</sub>" + (", decoded" if road.space == "latent" else "")
+    return (
+        f"<h3>{road_name(road)} <small>{escape(Samples(walk.sampler, walk.steps, walk.x0).label)}</small></h3>"
+        + figure(x, shown, "above")
+        + ticks(f"<b>{t}</b>" for t in walk.timesteps)
+        + x0
+        + ticks(f"{max(c, 0):.0%}<br>{max(f, 0):.0%}" for c, f in zip(coarse, fine, strict=True))
+        + f'<p class="caption">{said}; under it the share that is settled, coarse above fine. '
+        f"{_when(walk, coarse, fine)}</p>"
+    )
+
+
+def _when(walk: Trajectory, coarse: Sequence[float], fine: Sequence[float]) -> str:
+    def first(shares: Sequence[float]) -> int:
+        return next(t for t, share in zip(walk.timesteps, shares, strict=True) if share >= SETTLED)
+
+    return f"The coarse part passes {SETTLED:.0%} by t = {first(coarse)}, the fine part by t = {first(fine)}."
+
+
+def settled(x0: Tensor) -> tuple[list[float], list[float]]:
+    """How much of the last of [K, C, H, W] each already is, in its coarse and its fine part: 1 - error / power."""
+    images = (x0 if x0.dtype == torch.uint8 else to_uint8(x0.float())).double()
+    block = max(2, images.shape[-1] // 8)
+    means = functional.avg_pool2d(images, block, ceil_mode=True, count_include_pad=False)
+    coarse = functional.interpolate(means, scale_factor=block)[..., : images.shape[-2], : images.shape[-1]]
+    return _shares(coarse), _shares(images - coarse)
+
+
+def _shares(parts: Tensor) -> list[float]:
+    last = parts[-1]
+    power = (last - last.mean()).square().sum().clamp_min(1e-12)
+    return [1 - float((part - last).square().sum() / power) for part in parts]
 
 
 def _spread(images: Tensor) -> float:
@@ -231,11 +270,11 @@ def _noise_said(result: DemoResult, steps: int) -> str:
     for road in result.roads:
         fresh, none = road.distance("ddpm", steps), road.distance("ddim", steps)
         if fresh and none:
-            better = fresh.frechet < none.frechet
-            said.append(
-                f"{road.space} {number(fresh.frechet)} with fresh noise, {number(none.frechet)} without "
-                f"({'fresh noise helps' if better else 'fresh noise does not help'})"
-            )
+            verdict = "fresh noise helps" if fresh.frechet < none.frechet else "fresh noise hurts"
+            if max(fresh.frechet, none.frechet) < TIE * min(fresh.frechet, none.frechet):
+                verdict = "too close to call"
+            with_and_without = f"{number(fresh.frechet)} with fresh noise, {number(none.frechet)} without"
+            said.append(f"{road.space} {with_and_without}: {verdict}")
     return f"<p>Fréchet distance at {steps} steps: {'; '.join(said)}.</p>" if said else ""
 
 
