@@ -10,8 +10,9 @@ from alphabar.nn.autoencoder import (
     Gaussian,
 )
 from alphabar.nn.classifier import Classifier, ClassifierConfig
+from alphabar.nn.config import NetworkConfig
 from alphabar.nn.layers import Downsample, ResBlock, TimeEmbedding, Upsample, timestep_embedding
-from alphabar.nn.registry import CONFIGS, NetworkConfig, build, config_from_dict, config_to_dict
+from alphabar.nn.registry import CONFIGS, build, config_from_dict, config_to_dict
 from alphabar.nn.unet import SmallUNet, SmallUNetConfig, UNet, UNetConfig
 
 __all__ = [

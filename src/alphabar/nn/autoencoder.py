@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alphabar.errors import AlphabarError
 from alphabar.nn.attention import SelfAttention2d
+from alphabar.nn.config import NetworkConfig
 from alphabar.nn.layers import Downsample, ResBlock, Upsample, check_divisible, conv3x3, group_norm
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -87,7 +88,7 @@ class Autoencoder(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class DenseAutoencoderConfig:
+class DenseAutoencoderConfig(NetworkConfig):
     """Shape of a `DenseAutoencoder`.
 
     Attributes:
@@ -97,10 +98,15 @@ class DenseAutoencoderConfig:
         variational: a Gaussian per image instead of a point.
     """
 
+    type_name: ClassVar[str] = "dense-autoencoder"
+
     image_shape: tuple[int, int, int] = (1, 28, 28)
     hidden: tuple[int, ...] = (512, 256)
     latent_dim: int = 32
     variational: bool = False
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "image_shape", "hidden", "latent_dim")
 
 
 class DenseAutoencoder(Autoencoder):
@@ -117,7 +123,9 @@ class DenseAutoencoder(Autoencoder):
         self.decoder = _perceptron(config.latent_dim, *reversed(widths))
 
     def encode(self, x: Tensor) -> Tensor:
-        self.latent_shape(*x.shape[2:])
+        if x.shape[1:] != self.config.image_shape:
+            own, given = ("x".join(map(str, shape)) for shape in (self.config.image_shape, x.shape[1:]))
+            raise AlphabarError(f"this DenseAutoencoder takes {own} images, not {given}")
         code: Tensor = self.encoder(x.flatten(1))  # [N, latent_dim or 2 * latent_dim]
         return code
 
@@ -140,7 +148,7 @@ def _perceptron(*widths: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class ConvAutoencoderConfig:
+class ConvAutoencoderConfig(NetworkConfig):
     """Shape of a `ConvAutoencoder`.
 
     Attributes:
@@ -155,6 +163,8 @@ class ConvAutoencoderConfig:
         eps: of the group norms.
     """
 
+    type_name: ClassVar[str] = "conv-autoencoder"
+
     image_channels: int = 1
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
@@ -164,6 +174,12 @@ class ConvAutoencoderConfig:
     attention: bool = False
     variational: bool = True
     eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "image_channels", "channels", "latent_channels")
+        self.at_least(0, "encoder_blocks", "decoder_blocks", "middle_blocks")
+        if not self.channels:
+            raise AlphabarError("conv-autoencoder.channels must name at least one level")
 
 
 class ConvAutoencoder(Autoencoder):

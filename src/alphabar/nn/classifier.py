@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alphabar.errors import AlphabarError
+from alphabar.nn.config import NetworkConfig
+
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(NetworkConfig):
     """Shape of a `Classifier`.
 
     Attributes:
@@ -18,9 +22,16 @@ class ClassifierConfig:
         channels: width per stage; every stage after the first halves the size. The last is the number of features.
     """
 
+    type_name: ClassVar[str] = "classifier"
+
     in_channels: int = 1
     num_classes: int = 10
     channels: tuple[int, ...] = (32, 64, 64)
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "in_channels", "num_classes", "channels")
+        if not self.channels:
+            raise AlphabarError("classifier.channels must name at least one stage")
 
 
 class Classifier(nn.Module):

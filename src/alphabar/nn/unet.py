@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from alphabar.errors import AlphabarError
 from alphabar.nn.attention import SelfAttention2d
+from alphabar.nn.config import NetworkConfig
 from alphabar.nn.layers import (
     Conditioning,
     Downsample,
@@ -33,7 +35,7 @@ def _check_unconditional(network: nn.Module, cond: Cond) -> None:
 
 
 @dataclass(frozen=True)
-class SmallUNetConfig:
+class SmallUNetConfig(NetworkConfig):
     """Shape of a `SmallUNet`.
 
     Attributes:
@@ -43,10 +45,18 @@ class SmallUNetConfig:
         emb_dim: width of the time embedding.
     """
 
+    type_name: ClassVar[str] = "small-unet"
+
     in_channels: int = 1
     out_channels: int = 1
     channels: tuple[int, int, int] = (16, 48, 128)
     emb_dim: int = 128
+
+    def __post_init__(self) -> None:
+        self.at_least(1, "in_channels", "out_channels", "channels")
+        self.at_least(1, "emb_dim")
+        if self.emb_dim % 4:
+            raise AlphabarError(f"small-unet.emb_dim must be a multiple of 4, not {self.emb_dim}")
 
 
 class SmallUNet(nn.Module):
@@ -96,7 +106,7 @@ class SmallUNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(NetworkConfig):
     """Shape of a `UNet`.
 
     Attributes:
@@ -111,6 +121,8 @@ class UNetConfig:
         dropout: inside the blocks, while training.
     """
 
+    type_name: ClassVar[str] = "unet"
+
     in_channels: int = 3
     out_channels: int = 3
     channels: tuple[int, ...] = (64, 128, 256)
@@ -122,8 +134,13 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.channels or self.blocks < 1:
-            raise AlphabarError(f"a UNet needs at least one level and one block: {self.channels}, {self.blocks}")
+        self.at_least(1, "in_channels", "out_channels", "channels", "blocks", "num_heads", "emb_dim")
+        if not self.channels:
+            raise AlphabarError("unet.channels must name at least one level")
+        if self.channels[0] % 2:
+            raise AlphabarError(f"unet.channels must start with an even width, not {self.channels[0]}")
+        if not 0 <= self.dropout < 1:
+            raise AlphabarError(f"unet.dropout must be at least 0 and below 1, not {self.dropout}")
         outside = sorted(set(self.attention) - set(range(len(self.channels))))
         if outside:
             raise AlphabarError(f"attention names level {outside[0]}; the levels are 0..{len(self.channels) - 1}")
@@ -192,9 +209,9 @@ class UNet(nn.Module):
             skips.append(h)
         h = self.middle2(self.middle1(h, emb), emb)  # [N, c_last, H / factor, W / factor]
         for part in self.decoder:
-            if isinstance(part, UNetBlock):
-                h = part(torch.cat([h, skips.pop()], dim=1), emb)  # [N, c_l, H / 2^l, W / 2^l]
-            else:
+            if isinstance(part, Upsample):
                 h = part(h)  # [N, c_l, H / 2^(l-1), W / 2^(l-1)]
+                continue
+            h = part(torch.cat([h, skips.pop()], dim=1), emb)  # [N, c_l, H / 2^l, W / 2^l]
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
         return out
