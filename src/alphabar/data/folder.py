@@ -34,7 +34,8 @@ class ImageFolder:
     added later moves no other from one split to the other.
 
     Captions are read from each `metadata.jsonl` on the way (one JSON object a line; `file_name`, relative to that file,
-    and `text`), the convention of Hugging Face image folders. The file nearest to an image has the last word; an image that none names has "".
+    and `text`), the convention of Hugging Face image folders. The file nearest to an image has the last word; an image
+    that none names has the caption "".
 
     Args:
         folder: the folder.
