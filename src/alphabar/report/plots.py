@@ -289,7 +289,7 @@ def frechet_by_seconds(roads: Sequence[Road], floor: float) -> Chart:
     out: list[str] = []
     for theme in (LIGHT, DARK):
         with _axes(theme, out) as axes:
-            _log_limits(axes, "x", [one.seconds for one in timed if one.seconds], 1.6)
+            _log_limits(axes, "x", [one.seconds for one in timed if one.seconds], 2)
             _log_limits(axes, "y", [one.frechet for one in timed])
             _draw_floor(axes, floor, theme)
             for road in roads:
@@ -318,15 +318,18 @@ def frechet_by_seconds(roads: Sequence[Road], floor: float) -> Chart:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[Distance, str]]) -> None:
-    """A name beside each point where it covers no other name: right above, or left below."""
+    """A name beside each point where it fits: left below, where its front has no points, else right above."""
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # the layout settles, so that sizes are final
-    taken: list[Any] = []
+    dots = [tuple(xy) for line in axes.lines for xy in axes.transData.transform(line.get_xydata())]
+    taken: list[Any] = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in dots]
+    inside = axes.get_window_extent()
     for one, colour in points:
-        for offset, ha, va in (((5, 4), "left", "bottom"), ((-5, -4), "right", "top")):
+        for offset, ha, va in (((-4, -4), "right", "top"), ((5, 4), "left", "bottom")):
             name = axes.annotate(
                 one.label,
                 (one.seconds or 0.0, one.frechet),
@@ -339,7 +342,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[Distance, str]]) -> None:
             )
             name.set_in_layout(False)
             box = name.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            if box.x0 >= inside.x0 and box.x1 <= inside.x1 and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             name.remove()

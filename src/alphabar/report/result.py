@@ -6,6 +6,7 @@ measured; the page leaves its section out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -77,7 +78,7 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Samples:
-    """Images of one sampler. "ddpm" adds fresh noise at each step (ancestral), "ddim" adds none."""
+    """The first images of one sampler, not picked; "ddpm" adds fresh noise at each step, "ddim" adds none."""
 
     sampler: str
     steps: int
@@ -97,6 +98,10 @@ class Distance:
     steps: int
     frechet: float
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frechet < math.inf:
+            raise AlphabarError(f"{self.label}: a Fréchet distance must be a positive number, not {self.frechet}")
 
     @property
     def label(self) -> str:
