@@ -23,8 +23,8 @@ from alphabar.rng import Rng
 class Codec(ABC):
     """How images enter and leave the space in which diffusion runs.
 
-    `encode` is in two parts: `moments` is deterministic and may be cached on disk, `draw` is cheap and happens anew each
-    time an image is seen.
+    `encode` is in two parts: `moments` is deterministic and may be cached on disk, `draw` is cheap and happens anew
+    each time an image is seen.
     """
 
     cacheable: bool
@@ -159,7 +159,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        return torch.cat([self.autoencoder.moments(part) for part in images.split(self.slice_size)])
+        return torch.cat([self.autoencoder.moments(part) for part in torch.split(images, self.slice_size)])
 
     def draw(self, moments: Tensor, rng: Rng) -> Tensor:
         posterior = Gaussian.from_moments(moments)
@@ -169,7 +169,7 @@ class LatentCodec(Codec):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         latents = z * _wide(self.scale, z) + _wide(self.shift, z)
-        return torch.cat([self.autoencoder.decode(part) for part in latents.split(self.slice_size)])
+        return torch.cat([self.autoencoder.decode(part) for part in torch.split(latents, self.slice_size)])
 
     def shape(self, n: int, height: int, width: int) -> tuple[int, ...]:
         return n, *self.autoencoder.latent_shape(height, width)

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from alphabar.errors import AlphabarError
 from alphabar.types import Cond
 
 Precision: TypeAlias = Literal["float32", "bf16"]
@@ -90,3 +91,21 @@ def choose_precision(asked: Literal["auto", "float32", "bf16"], device: torch.de
     if asked != "auto":
         return asked
     return "bf16" if has_bf16(device) else "float32"
+
+
+def choose_device(asked: str | None = None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then Apple's, then the CPU.
+
+    Raises:
+        AlphabarError: a device that this machine does not have.
+    """
+    best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if asked is None:
+        return best
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise AlphabarError(f"unknown device {asked!r}; this machine has cpu and {best.type}") from error
+    if device.type not in ("cpu", best.type):
+        raise AlphabarError(f"there is no {device.type} on this machine; use --device {best.type}")
+    return device

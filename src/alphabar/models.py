@@ -7,14 +7,14 @@ with its scale, the size of the images. Nothing is guessed at load, and the hash
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from alphabar import config
+from alphabar import config, engine
 from alphabar.codec import Codec, LatentCodec, load_codec
 from alphabar.diffusion import Process, make_prediction, make_schedule, make_weight
 from alphabar.errors import AlphabarError, nearest
@@ -99,6 +99,10 @@ class Model:
         self.codec.to(device)
         return self
 
+    def prepared(self, precision: engine.Precision) -> Model:
+        """The same model with a frozen copy of its network in the fastest form for sampling; see `engine`."""
+        return replace(self, network=engine.prepare_inference(self.network, precision))
+
     def denoiser(self) -> Denoiser:
         """What samplers see."""
         return self.process.denoiser(self.network, self.settings.clip)
@@ -164,6 +168,12 @@ def kind_of(name: str | Path) -> str:
 def read_card(name: str | Path) -> dict[str, Any]:
     """How the weights of a model folder were made."""
     return dict(_read(name, None)[1].get("card", {}))
+
+
+def read_image(name: str | Path) -> tuple[int, int]:
+    """Size and channels of the images of a model folder."""
+    image = _read(name, None)[1]["image"]
+    return image["size"], image["channels"]
 
 
 def shipped() -> list[str]:

@@ -22,7 +22,16 @@ from alphabar.evaluate.cost import (
     scale_by_count,
 )
 from alphabar.evaluate.distance import KernelDistance, frechet_distance, kernel_distance
-from alphabar.evaluate.features import ClassHistogram, Floor, Judge, Score, class_histogram, extract_features, floor
+from alphabar.evaluate.features import (
+    ClassHistogram,
+    Floor,
+    Judge,
+    Score,
+    accuracy,
+    class_histogram,
+    extract_features,
+    floor,
+)
 from alphabar.evaluate.timesteps import LevelLoss, SinglePrediction, loss_by_timestep, single_prediction
 
 __all__ = [
@@ -39,6 +48,7 @@ __all__ = [
     "QualityLadder",
     "Score",
     "SinglePrediction",
+    "accuracy",
     "arithmetic",
     "call_cost",
     "class_histogram",

@@ -74,6 +74,16 @@ def class_histogram(classifier: Classifier, images: Tensor, batch_size: int = BA
     return _histogram(classifier, _features(classifier, images, batch_size))
 
 
+def accuracy(classifier: Classifier, dataset: Dataset) -> float:
+    """The share of a labelled data set that the classifier puts where it belongs, 0..1."""
+    if dataset.labels is None:
+        raise AlphabarError(f"{dataset.name} has no labels to compare with")
+    rows = _features(classifier, dataset.rows(torch.arange(len(dataset))), BATCH_SIZE)
+    with evaluating(classifier):
+        chosen = classifier.head(rows.to(classifier.head.weight.device)).argmax(dim=1).cpu()
+    return float((chosen == dataset.labels).double().mean())
+
+
 def floor(
     train_features: npt.NDArray[np.floating], test_features: npt.NDArray[np.floating], n: int, seed: int = 0
 ) -> Floor:

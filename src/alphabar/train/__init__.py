@@ -2,12 +2,12 @@
 
 from alphabar.train.cache import MomentsCache, encode_dataset
 from alphabar.train.config import Recipe, load_recipe, recipe_from_dict, recipe_names
-from alphabar.train.trainer import Interrupted, read_metrics, read_recipe, train
+from alphabar.train.trainer import RunStoppedError, read_metrics, read_recipe, train
 
 __all__ = [
-    "Interrupted",
     "MomentsCache",
     "Recipe",
+    "RunStoppedError",
     "encode_dataset",
     "load_recipe",
     "read_metrics",

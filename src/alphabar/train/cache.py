@@ -65,7 +65,7 @@ def encode_dataset(codec: Codec, dataset: Dataset, folder: Path, device: torch.d
 
 
 def _encode(codec: Codec, dataset: Dataset, path: Path, device: torch.device) -> None:
-    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None = None
+    array: np.memmap[tuple[int, ...], np.dtype[np.float32]] | None = None
     for start in tqdm(range(0, len(dataset), BATCH), desc="encode", unit="batch", leave=False, disable=None):
         indices = range(start, min(start + BATCH, len(dataset)))
         moments = codec.moments(to_unit(dataset.rows(indices)).to(device)).float().cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,6 @@ class Task(ABC):
         keep |= {key: plain["train"][key] for key in ("seed", "batch_size", "accumulate")}
         return {**keep, "data": self.dataset.fingerprint}
 
-    def to(self, device: torch.device) -> None:
-        """Move whatever is used beside the network."""
-
 
 def _inputs(rows: Tensor) -> Tensor:
     """Pictures become [-1, 1]; cached moments are taken as they are."""
@@ -108,9 +106,6 @@ class Denoise(Task):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "codec": self.codec.fingerprint}
 
-    def to(self, device: torch.device) -> None:
-        self.codec.to(device)
-
     def _model(self, network: nn.Module, card: dict[str, Any] | None = None) -> Model:
         return Model(
             network=network,
@@ -129,6 +124,10 @@ class Denoise(Task):
         return image_grid(images, columns=8)
 
     def export(self, network: nn.Module, folder: Path, card: dict[str, Any], *, final: bool, cache: Path) -> None:
+        if self.recipe.codec is not None:
+            first_stage = models.read_card(self.recipe.codec)
+            spent = first_stage.get("train_seconds", 0.0) + first_stage.get("encode_seconds", 0.0)
+            card = {**card, "codec_seconds": spent, "codec_card": first_stage}
         self._model(network, card).save(folder)
 
 
@@ -165,7 +164,9 @@ class Reconstruct(Task):
         codec = LatentCodec(network)
         device = next(network.parameters()).device
         if final:
+            started = time.perf_counter()
             codec = LatentCodec.fit(network, encode_dataset(codec, self.dataset, cache, device).batches())
+            card = {**card, "encode_seconds": round(time.perf_counter() - started, 1)}
         else:
             rows = to_unit(self.dataset.rows(range(min(512, len(self.dataset)))))
             codec = LatentCodec.fit(network, [codec.moments(rows.to(device))])

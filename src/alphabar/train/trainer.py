@@ -31,7 +31,7 @@ from alphabar.train.ema import Ema
 from alphabar.train.tasks import Loss, make_task
 
 
-class Interrupted(Exception):
+class RunStoppedError(Exception):
     """Ctrl-C or a kill: the run was saved and can be resumed."""
 
 
@@ -46,7 +46,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, quiet: bool = Fals
 
     Raises:
         AlphabarError: anything the user can mend.
-        Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
+        RunStoppedError: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     if (out / "recipe.json").exists() and not resume:
         raise AlphabarError(f"{out} already holds a run; add --resume to continue it, or choose another --out")
@@ -66,6 +66,7 @@ class Trainer:
         from accelerate import Accelerator
 
         self.recipe, self.out, self.settings = recipe, out, recipe.train
+        self.cache = out.parent / "cache"  # cached moments are shared by the runs beside this one
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
@@ -75,11 +76,13 @@ class Trainer:
 
         data = recipe.data
         with self._main_first():
-            dataset = open_dataset(data.name, size=data.size, channels=data.channels, root=data.root)
+            dataset = open_dataset(
+                data.name, size=data.size, channels=data.channels, root=data.root and Path(data.root)
+            )
         torch.manual_seed(derive_seed(self.settings.seed, 0, "weights"))
         self.network = build(recipe.network).to(self.device)
         with self._main_first():
-            self.task = make_task(recipe, dataset, self.network, out / "cache", self.device)
+            self.task = make_task(recipe, dataset, self.network, self.cache, self.device)
         self.ema = Ema(self.network, self.settings.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -149,7 +152,7 @@ class Trainer:
                 self._after_step(bar)
                 if self.stopping:
                     self._save(final=False)
-                    raise Interrupted(f"stopped at step {step}; continue with --resume")
+                    raise RunStoppedError(f"stopped at step {step}; continue with --resume")
             self._log(bar)
             self._save(final=True)
         self.accelerator.end_training()
@@ -165,8 +168,8 @@ class Trainer:
         if not self.quiet:
             parameters = sum(p.numel() for p in self.network.parameters())
             print(
-                f"{self.recipe.name}: {self.recipe.task}, {parameters:,} parameters, {len(self.task.dataset):,} images of "
-                f"{self.task.dataset.name}, {self.device.type} {self.precision}, "
+                f"{self.recipe.name}: {self.recipe.task}, {parameters:,} parameters, "
+                f"{len(self.task.dataset):,} images of {self.task.dataset.name}, {self.device.type} {self.precision}, "
                 f"{self.accelerator.num_processes} process(es) -> {self.out}",
                 file=sys.stderr,
             )
@@ -249,8 +252,8 @@ class Trainer:
         self.sums = {}
         if not math.isfinite(means["loss"]):
             raise AlphabarError(
-                f"the loss is {means['loss']} near step {self.progress.step}; the last checkpoint in {self.out} is good: "
-                "lower train.lr or use train.precision=float32"
+                f"the loss is {means['loss']} near step {self.progress.step}: lower train.lr or use "
+                f"train.precision=float32; the last checkpoint in {self.out} is still good"
             )
         seconds = self.progress.seconds - self.since.seconds
         rate = (self.progress.position - self.since.position) / max(seconds, 1e-9)
@@ -313,7 +316,7 @@ class Trainer:
             )
         save_checkpoint(self.out, self.progress, self.network, self.ema.network, self.optimizer, self._identity())
         card = self._card()
-        self.task.export(self.ema.network, self.out / "model", card, final=final, cache=self.out / "cache")
+        self.task.export(self.ema.network, self.out / "model", card, final=final, cache=self.cache)
 
     def _card(self) -> dict[str, Any]:
         """How the weights came about."""

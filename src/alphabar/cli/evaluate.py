@@ -1,0 +1,171 @@
+"""`alphabar evaluate`: numbers and pictures of one model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alphabar.data import Dataset
+
+EPILOG = """\
+examples:
+  alphabar evaluate runs/fashion-vae          the quality ladder, an interpolation, one latent arithmetic
+  alphabar evaluate runs/fashion-pixel        what a single prediction recovers, the loss by noise level, distances
+  alphabar evaluate fashion-latent -n 2000 --out eval
+
+Writes evaluation.json and pictures into --out (default: the run folder's evaluation/).
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = subparsers.add_parser(
+        "evaluate", help="measure one model", description="Measure one model.", epilog=EPILOG, formatter_class=form
+    )
+    parser.add_argument("model", metavar="RUN", help="a run folder, a model folder or the name of a shipped model")
+    parser.add_argument("-n", type=int, default=1000, metavar="N", help="images per Fréchet distance (default: 1000)")
+    parser.add_argument("--sampler", default="ddpm", choices=["ddpm", "ddim", "heun", "dpmpp-2m"], help="default: ddpm")
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="default: 50")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bf16"], help="of sampling")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/evaluation, or evaluation/NAME")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `evaluate`; returns the exit status."""
+    import json
+
+    from alphabar import engine
+    from alphabar.data import open_dataset
+    from alphabar.errors import AlphabarError
+    from alphabar.io import write_json
+    from alphabar.models import kind_of, read_card, read_image
+
+    if args.n < 2:
+        raise AlphabarError(f"-n must be at least 2, got {args.n}")
+    engine.tune_allocator()
+    kind = kind_of(args.model)
+    recipe = read_card(args.model).get("recipe", {})
+    if "data" not in recipe:
+        raise AlphabarError(f"the card of {args.model} does not say which data it was trained on")
+    size, channels = read_image(args.model)
+    test = open_dataset(recipe["data"]["name"], "test", size=size, channels=channels)
+    out = args.out or (
+        Path(args.model) / "evaluation" if Path(args.model).is_dir() else Path("evaluation") / args.model
+    )
+    measure = {"autoencoder": _autoencoder, "denoiser": _denoiser, "classifier": _classifier}[kind]
+    numbers = measure(args, test, out)
+    write_json(out / "evaluation.json", numbers)
+    print(json.dumps(numbers, indent=2))
+    print(f"{out}: evaluation.json and {len(list(out.glob('*.png')))} pictures")
+    return 0
+
+
+def _autoencoder(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str, Any]:
+    """The quality ladder, an interpolation beside the pixel average, and one latent arithmetic."""
+    import torch
+
+    from alphabar.data import to_unit
+    from alphabar.evaluate import arithmetic, interpolate, quality_ladder
+    from alphabar.models import load_autoencoder
+    from alphabar.report.grid import image_grid, save_png
+    from alphabar.report.measure import find_judge
+
+    codec = load_autoencoder(args.model)
+    count = min(args.n, len(test))
+    images = to_unit(test.rows(range(count)))
+    ladder = quality_ladder(codec, images, args.seed)
+    rungs = (ladder.originals, ladder.reconstructions, ladder.samples)
+    save_png(image_grid(torch.cat([rung[:12] for rung in rungs]), columns=12, scale=2), out / "ladder.png")
+    pair = _two_of_different_class(test)
+    walk = interpolate(codec, images[pair[0]][None], images[pair[1]][None])
+    save_png(image_grid(torch.cat([walk.latent, walk.pixel]).flatten(1, 2), 8, scale=2), out / "interpolation.png")
+    numbers: dict[str, Any] = {"kind": "autoencoder", "n": count, "psnr_db": ladder.psnr}
+    if test.class_names is not None and "Pullover" in test.class_names:
+        labels = test.labels
+        assert labels is not None
+        names = list(test.class_names)
+        shirt, pullover = names.index("T-shirt/top"), names.index("Pullover")
+        sleeves = arithmetic(codec, images, labels[:count], start=shirt, plus=pullover, minus=shirt)
+        rows = torch.cat([sleeves.start, sleeves.latent, sleeves.pixel])
+        save_png(image_grid(rows, columns=len(sleeves.start), scale=2), out / "arithmetic.png")
+    judge = find_judge(test.name, test.size)
+    if judge is not None:
+        for name, rung in (("reconstructions", ladder.reconstructions), ("latent_samples", ladder.samples)):
+            numbers[f"frechet_{name}"] = judge.score(rung.clamp(-1, 1)).frechet
+        numbers["frechet_floor"] = judge.floor(count).frechet
+    return numbers
+
+
+def _two_of_different_class(test: Dataset) -> tuple[int, int]:
+    """The first image and the first one that is something else."""
+    if test.labels is None:
+        return 0, len(test) - 1
+    other = (test.labels != test.labels[0]).nonzero().flatten()
+    return 0, int(other[0]) if len(other) else len(test) - 1
+
+
+def _denoiser(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str, Any]:
+    """What a single prediction recovers at several noise levels, the loss by quartile of t, and distances."""
+    import torch
+    from tqdm import tqdm
+
+    from alphabar import engine
+    from alphabar.data import to_unit
+    from alphabar.evaluate import loss_by_timestep, single_prediction
+    from alphabar.generate import SamplerConfig, sample
+    from alphabar.models import load_model
+    from alphabar.report.grid import image_grid, save_png
+    from alphabar.report.measure import find_judge
+    from alphabar.rng import Rng
+
+    device = engine.choose_device()
+    model = load_model(args.model).to(device)
+    fast = model.prepared(engine.choose_precision(args.precision, device))
+    count = min(512, len(test))
+    images = to_unit(test.rows(range(count))).to(device)
+    x0 = model.codec.encode(images, Rng(args.seed, range(count), "posterior"))
+    last = model.process.schedule.timesteps - 1
+    moments = [round(last * share) for share in (0.05, 0.25, 0.5, 0.75, 1.0)]
+    single = single_prediction(model.denoiser(), model.process, x0[:8], moments, args.seed)
+    rows = [images[:8].cpu()]
+    for x_t, guess in zip(single.x_t, single.x0, strict=True):
+        rows += [model.codec.decode(x).clamp(-1, 1).cpu() for x in (x_t, guess)]
+    save_png(image_grid(torch.cat(rows), columns=8, scale=2), out / "single-prediction.png")
+    levels = loss_by_timestep(model.process, model.network, x0, 4, args.seed)
+    numbers: dict[str, Any] = {
+        "kind": "denoiser",
+        "single_prediction_mse": {str(t): float(mse) for t, mse in zip(moments, single.mse, strict=True)},
+        "loss_by_quartile_of_t": [{"t": [level.first, level.last], "loss": level.mean} for level in levels],
+    }
+    with tqdm(total=-(-args.n // 64) * args.steps, unit="step", desc="sample", disable=None) as bar:
+        sampler = SamplerConfig(args.sampler, args.steps)
+        drawn = sample(fast, args.n, sampler, seed=args.seed, on_step=bar.update)
+    save_png(image_grid(drawn[:64], columns=8, scale=2), out / "samples.png")
+    judge = find_judge(test.name, test.size)
+    if judge is not None:
+        score = judge.score(drawn)
+        numbers |= {
+            "sampler": f"{args.sampler}-{args.steps}",
+            "n": score.n,
+            "frechet": score.frechet,
+            "frechet_floor": score.floor_frechet,
+            "kernel": score.kernel,
+            "kernel_error": score.kernel_error,
+            "kernel_floor": score.floor_kernel,
+            "classes": dict(zip(test.class_names or (), score.classes.counts, strict=False)),
+        }
+    return numbers
+
+
+def _classifier(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str, Any]:
+    """Accuracy on the test set."""
+    from alphabar.evaluate import accuracy
+    from alphabar.models import load_classifier
+
+    out.mkdir(parents=True, exist_ok=True)
+    return {"kind": "classifier", "test_accuracy": accuracy(load_classifier(args.model), test), "n": len(test)}
