@@ -48,6 +48,11 @@ class Grid:
     def leading(cls, n: int, timesteps: int = 1000, offset: int = 0) -> Grid:
         """0, k, 2k, ... with k = T // n, plus `offset` (1 in Stable Diffusion), in reverse."""
         _check_count(n, timesteps)
+        first = (n - 1) * (timesteps // n) + offset
+        if first >= timesteps:
+            raise AlphabarError(
+                f"{n} leading steps with offset {offset} would start at timestep {first} of {timesteps}"
+            )
         return cls(tuple(i * (timesteps // n) + offset for i in reversed(range(n))))
 
     @classmethod
