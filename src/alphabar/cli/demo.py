@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-VAE_SHARE = 0.35
-"""Of the latent road's budget, what stage 1 may train for; encoding the data once comes on top."""
-
 EPILOG = """\
 examples:
   alphabar demo                            about 9 minutes on 2 cores; open demo/report.html
@@ -43,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from alphabar import engine
     from alphabar.data import fallback_dataset
     from alphabar.errors import AlphabarError
-    from alphabar.models import load_model, read_card
+    from alphabar.models import load_model
     from alphabar.report import write_report
     from alphabar.report.measure import Plan, gather, training_of
-    from alphabar.train import RunStoppedError, load_recipe, train
+    from alphabar.train import RunStoppedError, train_latent_road, train_pixel_road
 
     if not args.minutes > 0:
         raise AlphabarError(f"--minutes must be positive, got {args.minutes}")
@@ -54,19 +51,16 @@ def run(args: argparse.Namespace) -> int:
         raise AlphabarError(f"-n must be at least 2, got {args.n}")
     dataset = fallback_dataset()
     root: Path = args.out
-    common = [f"data.name={dataset!r}", "data.size=28", "data.channels=1", f"train.seed={args.seed}"]
-
-    def stage(recipe: str, name: str, minutes: float, *overrides: str) -> Path:
-        settings = [*common, f"train.minutes={minutes}", "train.ema_decay=0.995", "train.previews=3", *overrides]
-        train(load_recipe(recipe, settings), root / name, resume=True)
-        return root / name
-
+    settings = [
+        f"data.name={dataset!r}",
+        "data.size=28",
+        "data.channels=1",
+        f"train.seed={args.seed}",
+        "train.previews=3",
+    ]
     try:
-        pixel = stage("fashion-pixel", "pixel", args.minutes)
-        vae = stage("fashion-vae", "vae", args.minutes * VAE_SHARE)
-        card = read_card(vae)
-        left = args.minutes - (card["train_seconds"] + card["encode_seconds"]) / 60
-        latent = stage("fashion-latent", "latent", max(left, args.minutes / 10), f"codec={str(vae)!r}")
+        pixel = train_pixel_road(root, args.minutes, settings)
+        latent = train_latent_road(root, args.minutes, settings)
     except RunStoppedError as stop:
         print(f"alphabar: {stop}: run the same command again", file=sys.stderr)
         return 130

@@ -56,6 +56,7 @@ class Autoencoder(nn.Module, ABC):
 
     variational: bool
     factor: int
+    config: DenseAutoencoderConfig | ConvAutoencoderConfig
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -111,6 +112,8 @@ class DenseAutoencoderConfig(NetworkConfig):
 
 class DenseAutoencoder(Autoencoder):
     """Pixels as one long vector, through ever narrower layers to `latent_dim` numbers, and back."""
+
+    config: DenseAutoencoderConfig
 
     def __init__(self, config: DenseAutoencoderConfig) -> None:
         super().__init__()
@@ -187,6 +190,8 @@ class ConvAutoencoder(Autoencoder):
 
     No skip connections: whatever the decoder knows of an image went through the latent.
     """
+
+    config: ConvAutoencoderConfig
 
     def __init__(self, config: ConvAutoencoderConfig) -> None:
         super().__init__()

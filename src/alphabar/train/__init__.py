@@ -2,6 +2,7 @@
 
 from alphabar.train.cache import MomentsCache, encode_dataset
 from alphabar.train.config import Recipe, load_recipe, recipe_from_dict, recipe_names
+from alphabar.train.roads import train_latent_road, train_pixel_road
 from alphabar.train.trainer import RunStoppedError, read_metrics, read_recipe, train
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "recipe_from_dict",
     "recipe_names",
     "train",
+    "train_latent_road",
+    "train_pixel_road",
 ]

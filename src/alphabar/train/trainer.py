@@ -76,9 +76,8 @@ class Trainer:
 
         data = recipe.data
         with self._main_first():
-            dataset = open_dataset(
-                data.name, size=data.size, channels=data.channels, root=data.root and Path(data.root)
-            )
+            root = Path(data.root) if data.root else None
+            dataset = open_dataset(data.name, size=data.size, channels=data.channels, root=root)
         torch.manual_seed(derive_seed(self.settings.seed, 0, "weights"))
         self.network = build(recipe.network).to(self.device)
         with self._main_first():
