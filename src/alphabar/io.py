@@ -60,21 +60,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the name (replacing a folder there)."""
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        new, old = beside / "new", beside / "old"
         try:
-            yield temporary
-            temporary.chmod(0o755)
-            for file in temporary.rglob("*"):
+            new.mkdir()
+            yield new
+            for file in new.rglob("*"):
                 _sync(file)
             if path.exists():
-                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+                old.mkdir()  # so that moving a file there, which is not ours to replace, fails
                 path.replace(old)
-                temporary.replace(path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                temporary.replace(path)
+            new.replace(path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
