@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -9,17 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import (
-    Impulses,
-    gaussian_denoiser,
-    impulses,
-    karras,
-    reference_ddim,
-    reference_ddpm,
-    reference_grid,
-    reference_ode,
-    stable_diffusion_table,
-)
 
 from alphabar.diffusion import (
     CLEAN,
@@ -36,6 +26,17 @@ from alphabar.diffusion import (
 )
 from alphabar.errors import AlphabarError
 from alphabar.rng import Rng
+from oracle import (
+    Impulses,
+    gaussian_denoiser,
+    impulses,
+    karras,
+    reference_ddim,
+    reference_ddpm,
+    reference_grid,
+    reference_ode,
+    stable_diffusion_table,
+)
 
 C = 0.5
 SPACINGS: dict[str, Callable[[int], Grid]] = {
@@ -129,7 +130,7 @@ def error(sampler: str, n: int) -> float:
 def test_order_of_convergence(sampler: str, low: float, high: float) -> None:
     """Twice the steps: half the error at first order, a quarter at second."""
     errors = [error(sampler, n) for n in (20, 40, 80, 160, 320)]
-    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert all(low < ratio < high for ratio in ratios), ratios
 
 
