@@ -71,6 +71,11 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
 
 
+def double(x: Tensor) -> Tensor:
+    """Repeat every pixel twice in both directions: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 def zero_(module: nn.Module) -> None:
     """Set all parameters to zero, in place: a residual branch that starts as the identity."""
     for parameter in module.parameters():
@@ -169,5 +174,5 @@ class Upsample(nn.Module):
         self.conv = conv3x3(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(double(x))
         return out

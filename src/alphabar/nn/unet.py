@@ -23,6 +23,7 @@ from alphabar.nn.layers import (
     Upsample,
     check_divisible,
     conv3x3,
+    double,
     group_norm,
     zero_,
 )
@@ -63,7 +64,8 @@ class SmallUNet(nn.Module):
     """The course's U-Net: encoder, bottleneck, decoder, and two skip connections that carry the detail across.
 
     x [N, C, H, W] with H and W a multiple of 4, t [N] -> [N, out_channels, H, W]. Under a million parameters, and no
-    operation beyond convolution, group norm, SiLU, linear, add, concatenate and pixel repetition.
+    operation beyond convolution, group norm, SiLU, linear, add, concatenate and pixel repetition. On the way up a map
+    is convolved before its pixels are repeated, not after as in `UNet`: a quarter of the work for as good a fit.
     """
 
     factor = 4
@@ -81,9 +83,9 @@ class SmallUNet(nn.Module):
         self.down2 = Downsample(c2, c3)
         self.middle1 = ResBlock(c3, c3, emb)
         self.middle2 = ResBlock(c3, c3, emb)
-        self.up2 = Upsample(c3, c2)
+        self.up2 = conv3x3(c3, c2)
         self.decode2 = ResBlock(c2 + c2, c2, emb)
-        self.up1 = Upsample(c2, c1)
+        self.up1 = conv3x3(c2, c1)
         self.decode1 = ResBlock(c1 + c1, c1, emb)
         self.norm_out = group_norm(c1)
         self.conv_out = conv3x3(c1, config.out_channels)
@@ -97,9 +99,9 @@ class SmallUNet(nn.Module):
         half = self.encode2(self.down1(fine), emb)  # [N, c2, H/2, W/2]    kept: skip connection 2
         h = self.middle1(self.down2(half), emb)  # [N, c3, H/4, W/4]
         h = self.middle2(h, emb)  # [N, c3, H/4, W/4]
-        h = torch.cat([self.up2(h), half], dim=1)  # [N, 2 * c2, H/2, W/2]
+        h = torch.cat([double(self.up2(h)), half], dim=1)  # [N, 2 * c2, H/2, W/2]
         h = self.decode2(h, emb)  # [N, c2, H/2, W/2]
-        h = torch.cat([self.up1(h), fine], dim=1)  # [N, 2 * c1, H, W]
+        h = torch.cat([double(self.up1(h)), fine], dim=1)  # [N, 2 * c1, H, W]
         h = self.decode1(h, emb)  # [N, c1, H, W]
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
         return out
