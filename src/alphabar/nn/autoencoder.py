@@ -158,6 +158,8 @@ class ConvAutoencoderConfig(NetworkConfig):
         image_channels: channels of the images.
         channels: width per level; every level but the last halves the size, so the factor is 2^(levels - 1).
         latent_channels: channels of the latent map.
+        border: pixels repeated around the image on the way in and cut off on the way out, where a size such as 28 should
+            become one that halves more often, such as 32.
         encoder_blocks: residual blocks per level on the way in.
         decoder_blocks: residual blocks per level on the way out.
         middle_blocks: residual blocks at the lowest resolution, on either side of the latent.
@@ -171,6 +173,7 @@ class ConvAutoencoderConfig(NetworkConfig):
     image_channels: int = 1
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
+    border: int = 0
     encoder_blocks: int = 1
     decoder_blocks: int = 1
     middle_blocks: int = 1
@@ -180,7 +183,7 @@ class ConvAutoencoderConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         self.at_least(1, "image_channels", "channels", "latent_channels")
-        self.at_least(0, "encoder_blocks", "decoder_blocks", "middle_blocks")
+        self.at_least(0, "border", "encoder_blocks", "decoder_blocks", "middle_blocks")
         if not self.channels:
             raise AlphabarError("conv-autoencoder.channels must name at least one level")
 
@@ -203,14 +206,16 @@ class ConvAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         self.latent_shape(*x.shape[2:])
-        code: Tensor = self.encoder(x)  # [N, c or 2 * c, H / factor, W / factor]
+        border = (self.config.border,) * 4
+        code: Tensor = self.encoder(F.pad(x, border, mode="replicate"))  # [N, c or 2 * c, H / factor, W / factor]
         return code
 
     def decode(self, z: Tensor) -> Tensor:
-        images: Tensor = self.decoder(z)  # [N, C, H, W]
+        images: Tensor = F.pad(self.decoder(z), (-self.config.border,) * 4)  # [N, C, H, W]
         return images
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        height, width = height + 2 * self.config.border, width + 2 * self.config.border
         check_divisible(height, width, self.factor, f"a ConvAutoencoder of {len(self.config.channels)} levels")
         return (self.config.latent_channels, height // self.factor, width // self.factor)
 
