@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.errors import AlphabarError
+from alphabar.config import read
+from alphabar.errors import AlphabarError, nearest
 from alphabar.io import hash_tensors, load_tensors, load_weights, save_tensors
 from alphabar.nn import Autoencoder, Gaussian, build, config_from_dict, config_to_dict
 from alphabar.rng import Rng
@@ -195,14 +196,18 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 
 def load_codec(folder: Path, description: Mapping[str, Any]) -> Codec:
     """The way back from `Codec.save`; the weights must be the ones that the description was written for."""
-    if description["type"] == "pixel":
-        return PixelCodec(description["channels"])
+    where = f"{folder / 'model.json'}: [codec]"
+    kind = read(description, "type", str, where)
+    if kind == "pixel":
+        return PixelCodec(read(description, "channels", int, where))
+    if kind != "latent":
+        raise AlphabarError(f"{where} type cannot be {kind!r}{nearest(kind, ('latent', 'pixel'))}")
     path = folder / "codec.safetensors"
     tensors = load_tensors(path)
-    if hash_tensors(tensors) != description["sha256"]:
+    if hash_tensors(tensors) != read(description, "sha256", str, where):
         raise AlphabarError(f"{path} is not the codec that this model was trained with (its hash differs)")
     shift, scale = tensors.pop("codec.shift"), tensors.pop("codec.scale")
-    autoencoder = build(config_from_dict(description["network"]))
-    assert isinstance(autoencoder, Autoencoder)
+    autoencoder = build(config_from_dict(read(description, "network", dict, where)))
     load_weights(autoencoder, tensors, path)
+    assert isinstance(autoencoder, Autoencoder)
     return LatentCodec(autoencoder, shift, scale)

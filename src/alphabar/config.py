@@ -42,11 +42,23 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     try:
         return cls(**made)
     except AlphabarError as error:
-        raise AlphabarError(f"{where}: {error}" if where else str(error)) from error
+        raise AlphabarError(_place(where, str(error))) from error
+
+
+def read(values: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
+    """One required value of a table: int, float, str, bool or dict.
+
+    Raises:
+        AlphabarError: naming the key that is missing or of another type.
+    """
+    if key not in values:
+        raise AlphabarError(f"{_place(where, key)}: this key is required")
+    return typing.cast(T, _convert(kind, values[key], _place(where, key)))
 
 
 def _place(where: str, key: str) -> str:
-    return f"{where}: {key}" if where and not where.endswith("]") else f"{where}{key}"
+    """`file: key`, and `file: [section] key`."""
+    return f"{where}{' ' if where.endswith(']') else ': '}{key}" if where else key
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

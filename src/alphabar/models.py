@@ -29,7 +29,7 @@ KEYS = {
     "autoencoder": ("image", "codec"),
     "classifier": ("image", "network", "network_sha256"),
 }
-"""What model.json holds for each kind, besides format, kind and card."""
+"""What model.json holds for each kind, besides format, kind and card: tables, and hashes as text."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class ProcessConfig:
         """The process itself."""
         schedule = make_schedule(self.schedule, self.timesteps, zero_terminal_snr=self.zero_terminal_snr)
         return Process(schedule, make_prediction(self.prediction), make_weight(self.weight))
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """The images of a model: height and width, and 1 channel for greyscale or 3 for colour."""
+
+    size: int
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -121,14 +129,15 @@ class Model:
 def load_model(name: str | Path) -> Model:
     """Load a denoiser from a model folder, a run folder or by the name of one that comes with the package."""
     folder, description = _read(name, "denoiser")
-    place = f"{folder / 'model.json'}: [process]"
+    path = folder / "model.json"
+    image = config.from_dict(ImageConfig, description["image"], f"{path}: [image]")
     return Model(
         network=_load_network(folder, description),
-        settings=config.from_dict(ProcessConfig, description["process"], place),
+        settings=config.from_dict(ProcessConfig, description["process"], f"{path}: [process]"),
         codec=load_codec(folder, description["codec"]),
-        size=description["image"]["size"],
-        channels=description["image"]["channels"],
-        card=description.get("card", {}),
+        size=image.size,
+        channels=image.channels,
+        card=description["card"],
     )
 
 
@@ -167,7 +176,7 @@ def kind_of(name: str | Path) -> str:
 
 def read_card(name: str | Path) -> dict[str, Any]:
     """How the weights of a model folder were made."""
-    return dict(_read(name, None)[1].get("card", {}))
+    return dict(_read(name, None)[1]["card"])
 
 
 def read_image(name: str | Path) -> tuple[int, int]:
@@ -221,7 +230,6 @@ def _read(name: str | Path, kind: str | None) -> tuple[Path, dict[str, Any]]:
     found = description.get("kind")
     if found not in KEYS or kind not in (None, found):
         raise AlphabarError(f"{folder} holds a {found}, where a {kind or 'model'} is needed")
-    for key in KEYS[found]:
-        if key not in description:
-            raise AlphabarError(f"{path}: key {key!r} is missing")
+    for key in (*KEYS[found], "card"):
+        config.read(description, key, str if key.endswith("sha256") else dict, str(path))
     return folder, description
