@@ -1,8 +1,8 @@
 """The algorithm against diffusers, with one nonlinear function in the place of the network.
 
 What makes the two comparable: no clipping and no thresholding; alpha-bar 1 after the last step (`set_alpha_to_one`,
-`final_sigmas_type="zero"`), as we always have it; trailing or leading spacing (on linspace, diffusers' DDIM takes a wrong
-stride). Its tables are float32, so tables are compared as they are, and then DDPM and DDIM are given ours, in float64,
+`final_sigmas_type="zero"`), as we always have it; trailing or leading spacing (its DDIM takes a wrong stride on
+linspace). Its tables are float32, so tables are compared as they are, and then DDPM and DDIM are given ours in float64,
 which leaves nothing but the formulas. DPM-Solver and Heun cast to float32 inside.
 """
 

@@ -1,0 +1,72 @@
+"""Real recipes and models at sizes that take a second or less: digits of 8x8, a U-Net of width 8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from alphabar.codec import LatentCodec, PixelCodec
+from alphabar.models import Model, ProcessConfig
+from alphabar.nn import Autoencoder, ConvAutoencoderConfig, NetworkConfig, SmallUNetConfig, build
+from alphabar.train import Recipe, recipe_from_dict
+
+
+def recipe_values(**overrides: Any) -> dict[str, Any]:
+    """A denoising recipe of six steps; `section={...}` adds to a section (a network replaces it), others replace."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "task": "denoise",
+        "data": {"name": "digits"},
+        "network": {"type": "small-unet", "channels": [8, 8, 8], "emb_dim": 16},
+        "process": {"timesteps": 50, "clip": 1.0},
+        "train": {
+            "steps": 6,
+            "batch_size": 16,
+            "warmup_steps": 2,
+            "log_every": 2,
+            "previews": 0,
+            "precision": "float32",
+        },
+    }
+    for key, value in overrides.items():
+        merge = isinstance(value, dict) and isinstance(values.get(key), dict) and "type" not in value
+        values[key] = {**values[key], **value} if merge else value
+    return values
+
+
+def recipe(**overrides: Any) -> Recipe:
+    """The same, read."""
+    return recipe_from_dict(recipe_values(**overrides), "tiny.toml")
+
+
+AUTOENCODER = {"type": "conv-autoencoder", "channels": [8, 8], "latent_channels": 2}
+
+
+def network(config: NetworkConfig) -> Any:
+    """A network that was not trained but answers differently to different inputs."""
+    torch.manual_seed(0)
+    made = build(config).eval()
+    with torch.no_grad():  # the last layer starts at 0, which would make all outputs alike
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def latent_codec() -> LatentCodec:
+    """8x8 pixels to 2 channels of 4x4."""
+    autoencoder = network(ConvAutoencoderConfig(channels=(8, 8), latent_channels=2))
+    assert isinstance(autoencoder, Autoencoder)
+    return LatentCodec(autoencoder, torch.tensor([0.1, 0.2]), torch.tensor([1.5, 2.5]))
+
+
+def pixel_model() -> Model:
+    """Of 20 timesteps, clipped."""
+    config = SmallUNetConfig(channels=(8, 8, 8), emb_dim=16)
+    return Model(network(config), ProcessConfig(timesteps=20, clip=1.0), PixelCodec(1), 8, 1, {"seed": 3})
+
+
+def latent_model() -> Model:
+    """Of 20 timesteps, in the latents of `latent_codec`."""
+    config = SmallUNetConfig(in_channels=2, out_channels=2, channels=(8, 8, 8), emb_dim=16)
+    return Model(network(config), ProcessConfig(timesteps=20), latent_codec(), 8, 1)
