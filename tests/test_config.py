@@ -65,7 +65,7 @@ def test_plain_values_become_typed_ones() -> None:
         ({"count": 1, "kind": "c"}, "file: kind cannot be 'c'; known: a, b"),
         ({"count": 1, "pair": [1]}, "file: pair needs 2 values, got 1"),
         ({"count": 1, "pair": [1, "2"]}, "file: pair should be a whole number, got '2'"),
-        ({"count": 1, "many": 3}, "file: many should be a list of a number, got 3"),
+        ({"count": 1, "many": 3}, "file: many should be a list, each a number, got 3"),
         ({"count": 1, "maybe": "3"}, "file: maybe should be a whole number, got '3'"),
         ({"count": 1, "inner": 3}, "file: inner should be a table, got 3"),
         ({"count": 1, "inner": {"sizes": 3}}, "file: inner: sizes: unknown key; did you mean 'size'?"),

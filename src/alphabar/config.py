@@ -57,8 +57,9 @@ def read(values: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
 
 
 def _place(where: str, key: str) -> str:
-    """`file: key`, and `file: [section] key`."""
-    return f"{where}{' ' if where.endswith(']') else ': '}{key}" if where else key
+    """Where a key stands: `my.toml: [train] lr`, or the key alone."""
+    separator = " " if where.endswith("]") else ": "
+    return f"{where}{separator}{key}" if where else key
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -85,7 +86,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
+        return f"a list, each {_describe(typing.get_args(hint)[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     return names.get(hint, "a table")
 

@@ -158,8 +158,8 @@ class ConvAutoencoderConfig(NetworkConfig):
         image_channels: channels of the images.
         channels: width per level; every level but the last halves the size, so the factor is 2^(levels - 1).
         latent_channels: channels of the latent map.
-        border: pixels repeated around the image on the way in and cut off on the way out, where a size such as 28 should
-            become one that halves more often, such as 32.
+        border: pixels repeated around the image on the way in and cut off on the way out, so that a size such as 28
+            becomes one that halves more often, such as 32.
         encoder_blocks: residual blocks per level on the way in.
         decoder_blocks: residual blocks per level on the way out.
         middle_blocks: residual blocks at the lowest resolution, on either side of the latent.

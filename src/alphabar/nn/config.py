@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
 
-from alphabar.errors import AlphabarError, nearest
+from alphabar import config
+from alphabar.errors import AlphabarError
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,4 @@ class NetworkConfig:
         Raises:
             AlphabarError: naming the key or value that is wrong.
         """
-        known = [field.name for field in fields(cls)]
-        hints = get_type_hints(cls)
-        for key in values:
-            if key not in known:
-                raise AlphabarError(f"unknown key {key!r} in the config of {cls.type_name!r}{nearest(key, known)}")
-        return cls(**{key: _parse(value, hints[key], f"{cls.type_name}.{key}") for key, value in values.items()})
-
-
-def _parse(value: Any, hint: Any, where: str) -> Any:
-    """A JSON value as the hinted type, or an AlphabarError that says what was expected."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = (options[0],) * len(value) if options[-1] is ... else options
-        if len(kinds) != len(value):
-            raise AlphabarError(f"{where} takes {len(kinds)} values, not {len(value)}")
-        return tuple(_parse(item, kind, where) for item, kind in zip(value, kinds, strict=True))
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        return _parse(value, next(option for option in options if option is not type(None)), where)
-    if origin is Literal and value in options:
-        return value
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, bool, str) and type(value) is hint:
-        return value
-    expected = hint.__name__ if isinstance(hint, type) and origin is None else str(hint).replace("typing.", "")
-    raise AlphabarError(f"{where} must be {expected}, not {value!r}")
+        return config.from_dict(cls, values)
