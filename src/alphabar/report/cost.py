@@ -72,6 +72,7 @@ def _rows(result: DemoResult) -> list[tuple[str, ...]]:
         row("numbers per image", lambda c: number(c.values_per_image)),
         row("one call, one image", lambda c: si(c.flops_per_call, "FLOPs")),
         row("one call, batch of 64, ms", lambda c: number(c.ms_per_call_batch64)),
+        row("its peak memory", lambda c: si(c.peak_bytes_batch64, "B")),
         row("64 images, DDPM 1000, s", lambda c: number(c.seconds_ddpm1000_n64)),
         row("64 images, DDIM 50, s", lambda c: number(c.seconds_ddim50_n64)),
         row("training, s", lambda c: number(c.train_seconds)),

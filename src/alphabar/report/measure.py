@@ -112,7 +112,7 @@ def measure_road(
     cost = _cost(model, fast, training)
     seconds: dict[tuple[str, int], float] = {}
     shown = []
-    for sampler, steps in plan.shown:
+    for sampler, steps in _possible(plan.shown, model):
         say(f"{name}: 64 samples, {sampler} {steps}")
         images, seconds[sampler, steps] = _timed(fast, sampler, steps, plan.seed)
         shown.append(Samples(sampler, steps, images))
@@ -122,8 +122,9 @@ def measure_road(
         seconds_ddim50_n64=seconds.get(("ddim", 50)),
     )
     distances = []
-    for sampler, steps in plan.distances if judge is not None else ():
-        assert judge is not None
+    for sampler, steps in _possible(plan.distances, model):
+        if judge is None:
+            break
         n = min(plan.n, judge.most)
         say(f"{name}: Fréchet distance of {n} samples, {sampler} {steps}")
         images = sample(fast, n, _sampler(sampler, steps), seed=plan.seed)
@@ -143,6 +144,11 @@ def measure_road(
     )
 
 
+def _possible(wanted: Sequence[tuple[str, int]], model: Model) -> list[tuple[str, int]]:
+    """Those with no more steps than the model has timesteps."""
+    return [(sampler, steps) for sampler, steps in wanted if steps <= model.settings.timesteps]
+
+
 def _sampler(name: str, steps: int) -> SamplerConfig:
     return SamplerConfig(name=name, steps=steps)  # type: ignore[arg-type]
 
@@ -156,15 +162,15 @@ def _timed(model: Model, sampler: str, steps: int, seed: int) -> tuple[Tensor, f
 
 
 def _cost(model: Model, fast: Model, training: Training) -> Cost:
-    shape = model.codec.shape(64, model.size, model.size)
-    counted = scale_by_count(model.network, [(1, *shape[1:])])[0]
-    timed = call_cost(fast.network, shape[1:], device=model.device, batch=64)
+    shape = model.codec.shape(64, model.size, model.size)[1:]
+    timed = call_cost(fast.network, shape, device=model.device, batch=64)
     codec = model.codec
     return Cost(
         parameters=sum(p.numel() for p in model.network.parameters()),
-        values_per_image=counted.values_per_image,
-        flops_per_call=counted.flops_per_image,
+        values_per_image=timed.values_per_image,
+        flops_per_call=timed.flops_per_image,
         ms_per_call_batch64=timed.ms_per_call,
+        peak_bytes_batch64=timed.peak_bytes,
         train_seconds=training.train_seconds,
         images_seen=training.images_seen,
         codec_parameters=_codec_parameters(codec),
@@ -193,11 +199,11 @@ def _by_noise(model: Model, test: Dataset, seed: int) -> LossByNoise:
 
 def _trajectory(model: Model, seed: int) -> Trajectory:
     """Moments of one sample's way, evenly spread."""
-    steps = list(generate(model, [0], SamplerConfig(name="ddim", steps=50), seed=seed))
+    steps = list(generate(model, [0], SamplerConfig(name="ddim", steps=min(50, model.settings.timesteps)), seed=seed))
     kept = [steps[round(i * (len(steps) - 1) / (MOMENTS - 1))] for i in range(MOMENTS)]
     x = torch.cat([step.x for step in kept]).cpu()
     x0 = torch.cat([model.codec.decode(step.estimate.x0).clamp(-1, 1) for step in kept]).cpu()
-    return Trajectory([step.t for step in kept], x, x0, "ddim", 50)
+    return Trajectory([step.t for step in kept], x, x0, "ddim", len(steps))
 
 
 def _one_shot(model: Model, seed: int, count: int = 8) -> OneShot:
@@ -206,8 +212,9 @@ def _one_shot(model: Model, seed: int, count: int = 8) -> OneShot:
     x = Rng(seed, range(count), "initial").normal(*shape[1:], device=model.device)
     step = next(one_shot(model.denoiser(), x, schedule))
     one = model.codec.decode(step.x).clamp(-1, 1).cpu()
-    many = sample(model, count, SamplerConfig(name="ddim", steps=50), seed=seed)
-    return OneShot(step.t, one, many, steps=50)
+    steps = min(50, schedule.timesteps)
+    many = sample(model, count, SamplerConfig(name="ddim", steps=steps), seed=seed)
+    return OneShot(step.t, one, many, steps)
 
 
 def dissolve(image: Tensor, seed: int = 0) -> list[Dissolve]:
@@ -245,7 +252,7 @@ def channels(codec: LatentCodec, test: Dataset) -> LatentChannels:
 
 def at_size(pixel: Model, latent: Model, size: int = 512) -> CostAtSize:
     """Both networks at another image size, by count."""
-    pixel_shape, latent_shape = (m.codec.shape(1, size, size) for m in (pixel, latent))
+    pixel_shape, latent_shape = (m.codec.shape(1, size, size)[1:] for m in (pixel, latent))
     p, z = scale_by_count(pixel.network, [pixel_shape])[0], scale_by_count(latent.network, [latent_shape])[0]
     return CostAtSize(size, p.values_per_image, z.values_per_image, p.flops_per_image, z.flops_per_image)
 

@@ -118,6 +118,7 @@ class Cost:
         values_per_image: numbers that the network sees for one image.
         flops_per_call: floating point operations of one network call for one image, a multiply-add counted as 2.
         ms_per_call_batch64: milliseconds of one network call on 64 images.
+        peak_bytes_batch64: the most memory that such a call holds beyond weights and input.
         seconds_ddpm1000_n64, seconds_ddim50_n64: sampling 64 images, decoding included.
         train_seconds: training of the whole road, its autoencoder included.
         images_seen: by the denoiser in training, counted with repetition.
@@ -128,6 +129,7 @@ class Cost:
     values_per_image: int
     flops_per_call: int | None = None
     ms_per_call_batch64: float | None = None
+    peak_bytes_batch64: int | None = None
     seconds_ddpm1000_n64: float | None = None
     seconds_ddim50_n64: float | None = None
     train_seconds: float | None = None
