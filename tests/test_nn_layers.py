@@ -115,6 +115,14 @@ def test_attention_is_its_formula() -> None:
     torch.testing.assert_close(attention(q, k, v), weights @ v, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [5, 513])
+def test_attention_in_bf16_is_that_of_float32(length: int) -> None:
+    q, k, v = torch.randn(1, 2, length, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 8)
+    low, high = attention(q.bfloat16(), k.bfloat16(), v.bfloat16()), attention(q, k, v)
+    assert low.dtype == torch.bfloat16
+    assert (low.float() - high).norm() / high.norm() < 0.02
+
+
 def test_self_attention_is_that_of_diffusers() -> None:
     from diffusers.models.attention_processor import Attention
 

@@ -181,6 +181,13 @@ def test_each_level_but_the_last_halves_the_size(levels: int, factor: int) -> No
     assert network.moments(torch.randn(1, 1, 16, 24)).shape == (1, 4, 16 // factor, 24 // factor)
 
 
+def test_a_border_makes_a_size_fit_and_is_cut_off_again() -> None:
+    network = ConvAutoencoder(replace(CONV, channels=(4, 4, 4, 4), border=2))
+    posterior = network.posterior(torch.randn(1, 2, 28, 28))
+    assert network.latent_shape(28, 28) == posterior.mean.shape[1:] == (3, 4, 4)
+    assert network.decode(posterior.mean).shape == (1, 2, 28, 28)
+
+
 def test_autoencoders_refuse_sizes_that_do_not_fit() -> None:
     with pytest.raises(AlphabarError, match="a multiple of 2, not 8x7"):
         ConvAutoencoder(CONV).moments(torch.randn(1, 2, 8, 7))
@@ -221,6 +228,10 @@ def test_every_config_survives_json() -> None:
         ({"type": "unet", "attention": [3]}, "attention names level 3; the levels are 0..2"),
         ({"type": "unet", "dropout": 1}, "unet.dropout must be at least 0 and below 1, not 1.0"),
         ({"type": "small-unet", "channels": [8, 16]}, "channels needs 3 values, got 2"),
+        (
+            {"type": "conv-autoencoder", "encoder_blocks": 0},
+            "conv-autoencoder.encoder_blocks must be at least 1, not 0",
+        ),
         ({"type": "conv-autoencoder", "variational": 1}, "variational should be true or false, got 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +12,10 @@ from alphabar.nn.layers import group_norm, zero_
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v, with q [N, heads, L, d] and k, v [N, heads, S, d] -> [N, heads, L, d]."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # torch's fused attention is 2 to 8 times slower than its formula here; pieces keep the weights [L, S] small.
+        keys = (k * k.shape[-1] ** -0.5).transpose(2, 3)  # [N, heads, d, S]
+        return torch.cat([(piece @ keys).softmax(dim=3) @ v for piece in q.split(512, dim=2)], dim=2)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -182,8 +182,8 @@ class ConvAutoencoderConfig(NetworkConfig):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        self.at_least(1, "image_channels", "channels", "latent_channels")
-        self.at_least(0, "border", "encoder_blocks", "decoder_blocks", "middle_blocks")
+        self.at_least(1, "image_channels", "channels", "latent_channels", "encoder_blocks", "decoder_blocks")
+        self.at_least(0, "border", "middle_blocks")
         if not self.channels:
             raise AlphabarError("conv-autoencoder.channels must name at least one level")
 

@@ -1,0 +1,79 @@
+"""What the machine can do: precision, device, allocator, and networks prepared for sampling."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from alphabar import engine
+from alphabar.errors import AlphabarError
+from alphabar.nn import SmallUNet, SmallUNetConfig, UNet, UNetConfig
+
+NETWORKS = [
+    SmallUNet(SmallUNetConfig(channels=(8, 16, 16), emb_dim=16)),
+    UNet(UNetConfig(in_channels=1, out_channels=1, channels=(8, 16), blocks=1, attention=(1,), emb_dim=16)),
+]
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Weights from which nothing is zero, so that a comparison has something to compare."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["small-unet", "unet"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.0), ("bf16", 3e-2)])
+def test_a_prepared_network_agrees(network: nn.Module, precision: engine.Precision, tolerance: float) -> None:
+    awake(network)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    prepared = engine.prepare_inference(network, precision)
+    out, exact = prepared(x, t), network(x, t)
+    assert out.dtype == torch.float32
+    assert not out.requires_grad
+    assert (out - exact).norm() / exact.norm() <= tolerance
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_autocast_computes_in_what_it_is_told() -> None:
+    layer = nn.Linear(2, 2)
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        with engine.autocast("cpu", precision):
+            assert layer(torch.ones(1, 2)).dtype == dtype
+
+
+def test_auto_precision_follows_the_hardware() -> None:
+    assert engine.choose_precision("float32", "cpu") == "float32"
+    assert engine.choose_precision("bf16", "cpu") == "bf16"
+    assert engine.choose_precision("auto", "cpu") == ("bf16" if engine.has_bf16("cpu") else "float32")
+    assert engine.has_bf16("meta") is False
+
+
+def test_devices_are_checked() -> None:
+    assert engine.choose_device("cpu") == torch.device("cpu")
+    assert engine.choose_device() is not None
+    with pytest.raises(AlphabarError, match="unknown device 'gpu'"):
+        engine.choose_device("gpu")
+    with pytest.raises(AlphabarError, match="there is no meta on this machine"):
+        engine.choose_device("meta")
+
+
+def test_tuning_the_allocator_changes_no_number() -> None:
+    """In a process of its own: the setting is for the whole process and cannot be undone."""
+    program = """
+import torch
+from alphabar import engine
+torch.manual_seed(0)
+x = torch.randn(300, 300)
+before = x @ x
+print(engine.tune_allocator() in (True, False), torch.equal(x @ x, before))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "True"]
