@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -67,7 +68,8 @@ class Trainer:
 
         self.recipe, self.out, self.settings = recipe, out, recipe.train
         self.cache = out.parent / "cache"  # cached moments are shared by the runs beside this one
-        self.accelerator = Accelerator(mixed_precision="no")
+        # Without cpu=True, Accelerate does not see that torchrun started several processes where there is no GPU.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
         self.quiet = quiet or not self.main
@@ -102,6 +104,7 @@ class Trainer:
             workers=data.workers,
         )
         self.stopping = False
+        self.previewed = int(self._done() * self.settings.previews)
         self.sums: dict[str, Tensor] = {}
         self.since = self.progress
         self.saved_at = time.monotonic()
@@ -200,7 +203,7 @@ class Trainer:
                 labels=None if batch.labels is None else batch.labels.to(self.device),
             )
             last = k + 1 == self.settings.accumulate
-            with self.accelerator.no_sync(self.ready) if not last else _nothing():
+            with self.accelerator.no_sync(self.ready) if not last else nullcontext():
                 with engine.autocast(self.device, self.precision):
                     loss = self.task.loss(self.ready, batch)
                 (loss.per_sample.mean() / self.settings.accumulate).backward()
@@ -234,8 +237,7 @@ class Trainer:
         self._advance(bar)
         if self.progress.step % self.settings.log_every == 0:
             self._log(bar)
-        if self._preview_due():
-            self._preview()
+        self._preview()
         if self.main and time.monotonic() - self.saved_at > self.settings.checkpoint_seconds and not self._finished():
             self._save(final=False)
 
@@ -269,15 +271,14 @@ class Trainer:
             with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             for name in line.keys() - {"step", "images", "seconds"}:
-                self._writer().add_scalar(name, line[name], self.progress.step)
+                self._tensorboard.add_scalar(name, line[name], self.progress.step)
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:,.0f} images/s")
 
-    def _writer(self) -> Any:
-        if not hasattr(self, "_tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
+    @cached_property
+    def _tensorboard(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.progress.step)
-        return self._tensorboard
+        return SummaryWriter(str(self.out / "tensorboard"), purge_step=self.progress.step)
 
     def _forget_after(self, step: int) -> None:
         """A resumed run writes the lines after its checkpoint again."""
@@ -288,18 +289,15 @@ class Trainer:
         with atomic_file(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
-    def _preview_due(self) -> bool:
-        """Whether this step crossed one of the evenly spread moments of a preview."""
-        if not (self.main and self.settings.previews):
-            return False
-        due = int(self._done() * self.settings.previews)
-        made = len(list((self.out / "samples").glob("*.png")))
-        return due > made
-
     @torch.no_grad()
     def _preview(self) -> None:
+        """A picture, at evenly spread moments of the run."""
         from alphabar.report.grid import save_png
 
+        due = int(self._done() * self.settings.previews)
+        if not self.main or due == self.previewed:
+            return
+        self.previewed = due
         with engine.autocast(self.device, self.precision):
             image = self.task.preview(self.ema.network, self.device)
         save_png(image, self.out / "samples" / f"step-{self.progress.step:08d}.png")
@@ -364,11 +362,6 @@ class Trainer:
     def _advance(self, bar: tqdm[Any]) -> None:
         now = self.progress.step if self.settings.steps is not None else int(self.progress.seconds)
         bar.update(now - bar.n)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _step_of(line: str) -> int:
