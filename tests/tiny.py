@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alphabar.codec import LatentCodec, PixelCodec
+from alphabar.io import load_tensors
 from alphabar.models import Model, ProcessConfig
 from alphabar.nn import Autoencoder, ConvAutoencoderConfig, NetworkConfig, SmallUNetConfig, build
-from alphabar.train import Recipe, recipe_from_dict
+from alphabar.train import Recipe, read_metrics, recipe_from_dict
+from alphabar.train.checkpoint import latest_checkpoint
 
 
 def recipe_values(**overrides: Any) -> dict[str, Any]:
@@ -70,3 +75,39 @@ def latent_model() -> Model:
     """Of 20 timesteps, in the latents of `latent_codec`."""
     config = SmallUNetConfig(in_channels=2, out_channels=2, channels=(8, 8, 8), emb_dim=16)
     return Model(network(config), ProcessConfig(timesteps=20), latent_codec(), 8, 1)
+
+
+def write_recipe(path: Path, **overrides: Any) -> Path:
+    """The same as a TOML file, for the command line."""
+    lines, sections = [], []
+    for key, value in recipe_values(**overrides).items():
+        if isinstance(value, dict):
+            sections += [f"[{key}]", *(f"{name} = {json.dumps(item)}" for name, item in value.items())]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    path.write_text("\n".join([*lines, *sections]) + "\n")
+    return path
+
+
+def run_state(run: Path) -> dict[str, Tensor]:
+    """Weights, averaged weights and optimizer of a run's newest checkpoint, by file and name."""
+    folder = latest_checkpoint(run)
+    assert folder is not None
+    return {
+        f"{file.stem}: {name}": tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_tensors(file).items()
+    }
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """The names of what is not equal to the bit."""
+    assert one.keys() == other.keys()
+    assert one
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def timeless(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without the clock."""
+    clock = {"seconds", "images_per_second"}
+    return [{key: line[key] for key in line if key not in clock} for line in read_metrics(run)]
