@@ -63,7 +63,9 @@ def demo() -> result.DemoResult:
         frechet_n=100,
         dissolve=[result.Dissolve(s, [0, 500, 999], [1.0, 0.1, 4e-5], images(3)) for s in ("linear", "cosine")],
         reconstruction=result.Reconstruction(images(4), images(4), 21.5),
-        channels=result.LatentChannels(images(4), torch.randn(4, 3, 4, 4), [0.1, 0.7, 0.2], [9.0, 8.0, 12.0], 20.0),
+        channels=result.LatentChannels(
+            images(4), torch.randn(4, 3, 4, 4), [0.1, 0.7, 0.2], 0.8, [9.0, 8.0, 12.0], 20.0
+        ),
         at_size=result.CostAtSize(512, 262144, 49152, 8 * 10**9, 10**9),
         algorithms=result.Algorithms(code, code.replace("PixelCodec()", "LatentCodec(vae)")),
         notes=["MNIST <instead>"],
@@ -252,7 +254,7 @@ def bare_result(pixel: result.Road, latent: result.Road) -> result.DemoResult:
         (lambda: result.LossByNoise([0, 1], [1.0, 2.0]), "2 losses need 3 edges"),
         (lambda: result.Trajectory([1], images(2), images(2), "ddim", 2), "one x and one x0"),
         (lambda: result.Dissolve("linear", [0], [], images(1)), "one alpha-bar"),
-        (lambda: result.LatentChannels(images(1), torch.zeros(1, 2, 4, 4), [0.1], [1.0], 2.0), "one R²"),
+        (lambda: result.LatentChannels(images(1), torch.zeros(1, 2, 4, 4), [0.1], 0.1, [1.0], 2.0), "one R²"),
         (lambda: bare_result(bare_road("latent"), bare_road("pixel")), "not latent and pixel"),
         (
             lambda: bare_result(bare_road("pixel", distances=[result.Distance("ddim", 5, 1.0)]), bare_road("latent")),

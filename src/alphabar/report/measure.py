@@ -245,6 +245,7 @@ def channels(codec: LatentCodec, test: Dataset) -> LatentChannels:
         images=images[:6],
         latents=share.latents[:6],
         r_squared=list(share.r2),
+        r_squared_all=share.r2_all,
         psnr_without=list(share.psnr_without),
         psnr=share.psnr,
     )

@@ -195,15 +195,17 @@ class LatentChannels:
     Args:
         images: [N, C, H, W], real.
         latents: [N, c, h, w], theirs.
-        r_squared: c numbers, the share of a channel's variance that a straight line on the grey picture, averaged down
-            to h x w, explains: 1 is a thumbnail, 0 is nothing like one.
-        psnr_without: c numbers, PSNR in dB of the reconstruction when the channel is set to zero (its mean).
+        r_squared: c numbers, the share of the grey picture's variance that a straight line on the channel, enlarged to
+            the picture's size, explains: 1 is a thumbnail, 0 is nothing like one.
+        r_squared_all: the same for the best mixture of all channels.
+        psnr_without: c numbers, PSNR in dB of the reconstruction when the channel is set to its mean.
         psnr: of the reconstruction with all channels, on the same images.
     """
 
     images: Tensor
     latents: Tensor
     r_squared: Sequence[float]
+    r_squared_all: float
     psnr_without: Sequence[float]
     psnr: float
 
