@@ -145,7 +145,7 @@ def test_words_follow_the_numbers(demo: result.DemoResult, page: str) -> None:
     assert "the latent road is nearer to the real images" in text
     assert "8× fewer operations" in text
     assert "Most like a thumbnail is channel 1 (R² 0.70)" in text
-    assert "setting channel 1 to zero costs the reconstruction most, 12.0 dB" in text
+    assert "Setting channel 1 to its mean costs the reconstruction most, 12.0 dB" in text
     assert "4·10−5" in text
     assert "1 of 3 lines differ" in text
     assert "FID" not in text
