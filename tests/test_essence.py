@@ -23,7 +23,7 @@ def test_both_roads_train_and_sample_with_the_same_lines(road: str) -> None:
     process = Process(make_schedule("cosine"), make_prediction("v"))
     images = torch.zeros(8, 1, 8, 8)
     losses = [train_step(codec, process, network, optimizer, images, Rng(0, range(8), f"step {k}")) for k in range(120)]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     drawn = draw(codec, process, network.eval(), 3, 8, Rng(0, range(3), "draw"))
     assert drawn.shape == (3, 1, 8, 8)
     assert torch.isfinite(drawn).all()
