@@ -18,11 +18,11 @@ def test_both_roads_train_and_sample_with_the_same_lines(road: str) -> None:
     codec: Codec = PixelCodec(1) if road == "pixel" else latent_codec()
     channels = codec.shape(1, 8, 8)[1]
     torch.manual_seed(0)
-    network = build(SmallUNetConfig(in_channels=channels, out_channels=channels, channels=(8, 8, 8), emb_dim=16))
+    network = build(SmallUNetConfig(in_channels=channels, out_channels=channels, channels=(16, 16, 16), emb_dim=16))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     process = Process(make_schedule("cosine"), make_prediction("v"))
     images = torch.zeros(8, 1, 8, 8)
-    losses = [train_step(codec, process, network, optimizer, images, Rng(0, range(8), f"step {k}")) for k in range(120)]
+    losses = [train_step(codec, process, network, optimizer, images, Rng(0, range(8), f"step {k}")) for k in range(150)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     drawn = draw(codec, process, network.eval(), 3, 8, Rng(0, range(3), "draw"))
     assert drawn.shape == (3, 1, 8, 8)

@@ -43,7 +43,7 @@ def train_step(
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 def draw(codec: Codec, process: Process, network: Network, n: int, size: int, rng: Rng) -> Tensor:
