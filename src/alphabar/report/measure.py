@@ -59,7 +59,7 @@ class Plan:
     """
 
     n: int = 2000
-    distances: Sequence[tuple[str, int]] = (("ddpm", 50), ("ddim", 50), ("ddpm", 20), ("ddim", 20))
+    distances: Sequence[tuple[str, int]] = (("ddpm", 50), ("ddim", 50), ("ddpm", 20))
     shown: Sequence[tuple[str, int]] = (("ddpm", 1000), ("ddpm", 50), ("ddim", 50), ("ddpm", 20), ("ddim", 20))
     precision: engine.Precision = "float32"
     seed: int = 0
