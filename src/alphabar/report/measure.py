@@ -251,10 +251,12 @@ def channels(codec: LatentCodec, test: Dataset) -> LatentChannels:
     )
 
 
-def at_size(pixel: Model, latent: Model, size: int = 512) -> CostAtSize:
-    """Both networks at another image size, by count."""
-    pixel_shape, latent_shape = (m.codec.shape(1, size, size)[1:] for m in (pixel, latent))
-    p, z = scale_by_count(pixel.network, [pixel_shape])[0], scale_by_count(latent.network, [latent_shape])[0]
+def at_size(pixel: Model, latent: Model, codec: LatentCodec, size: int = 512) -> CostAtSize:
+    """Both networks at another image size, by count. An autoencoder's border, which 28 pixels need, is left out."""
+    latent_channels = codec.shape(1, latent.size, latent.size)[1]
+    side = size // codec.autoencoder.factor
+    p = scale_by_count(pixel.network, [(pixel.channels, size, size)])[0]
+    z = scale_by_count(latent.network, [(latent_channels, side, side)])[0]
     return CostAtSize(size, p.values_per_image, z.values_per_image, p.flops_per_image, z.flops_per_image)
 
 
@@ -309,7 +311,7 @@ def gather(
         dissolve=dissolve(to_unit(test.rows([0]))),
         reconstruction=reconstruction(codec, test),
         channels=channels(codec, test),
-        at_size=at_size(pixel[1], latent[1]),
+        at_size=at_size(pixel[1], latent[1], codec),
         algorithms=Algorithms(*sources),
         notes=notes,
         not_measured=_not_measured(judge),
