@@ -17,6 +17,7 @@ from PIL import Image
 
 from alphabar.errors import AlphabarError
 from alphabar.report import cost, html, plots, result, sections
+from alphabar.report.banner import banner
 from alphabar.report.page import SECTIONS, render
 
 VOID = {"meta", "img", "br", "source"}
@@ -37,7 +38,7 @@ def road(space: result.Space, factor: float = 1.0) -> result.Road:
     return result.Road(
         space,
         f"run-{space}",
-        result.Cost(1234, 64 if space == "pixel" else 48, 10**6, 5.0, 10.0, 0.5 * factor, 30.0, 4096),
+        result.Cost(1234, 64 if space == "pixel" else 48, 10**6, 5.0, 10**7, 10.0, 0.5 * factor, 30.0, 4096),
         distances,
         made,
         result.Curve([1.0, 2.0, 3.0], [0.9, 0.5, 0.4]),
@@ -271,3 +272,14 @@ def test_bad_results_are_one_clear_line(call: Callable[[], object], message: str
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_banner_shows_both_roads(demo: result.DemoResult) -> None:
+    picture = banner(demo)
+    assert picture.width > 2 * 8 * 56
+    assert len(set(picture.convert("L").tobytes())) > 20
+
+
+def test_the_banner_needs_something_to_show() -> None:
+    with pytest.raises(AlphabarError, match="needs a trajectory and the samples"):
+        banner(bare_result(bare_road("pixel"), bare_road("latent")))

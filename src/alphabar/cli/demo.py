@@ -12,8 +12,8 @@ examples:
   alphabar demo --data mnist               other images, brought to 28 x 28 and grey
 
 Trains the same diffusion on pixels and on the latents of an autoencoder, each road for the same time (the latent road's
-includes its autoencoder), measures both and writes report.html and summary.json. Ctrl-C stops it; the same command
-continues it.
+includes its autoencoder), measures both and writes report.html, summary.json and roads.png. Ctrl-C stops it; the same
+command continues it.
 """
 
 
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from alphabar.errors import AlphabarError
     from alphabar.models import load_model
     from alphabar.report import write_report
+    from alphabar.report.banner import banner
+    from alphabar.report.grid import save_png
     from alphabar.report.measure import Plan, gather, training_of
     from alphabar.train import RunStoppedError, train_latent_road, train_pixel_road
 
@@ -84,5 +86,6 @@ def run(args: argparse.Namespace) -> int:
     )
     report = root / "report.html"
     write_report(result, report)
+    save_png(banner(result), root / "roads.png")
     print(f"{report}: open it in a browser; the numbers are in {root / 'summary.json'}")
     return 0

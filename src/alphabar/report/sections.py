@@ -102,10 +102,10 @@ def channels(result: DemoResult) -> str:
     ]
     head = ["", "R²", "PSNR without it", f"against {part.psnr:.1f} dB"]
     return (
-        "<p>R² is the share of the grey picture's variance that a straight line on the channel, enlarged to the picture's "
-        f"size, explains: 1 is a thumbnail, 0 is nothing like one. Most like a thumbnail is channel {most} "
-        f"(R² {r2[most]:.2f}); the best mixture of all channels reaches {part.r_squared_all:.2f}. Setting channel {worst} "
-        f"to its mean costs the reconstruction most, {lost[worst]:.1f} dB.</p>"
+        "<p>R² is the share of the grey picture's variance that a straight line on the channel, enlarged to the "
+        "picture's size, explains: 1 is a thumbnail, 0 is nothing like one. Most like a thumbnail is channel "
+        f"{most} (R² {r2[most]:.2f}); the best mixture of all channels reaches {part.r_squared_all:.2f}. Setting "
+        f"channel {worst} to its mean costs the reconstruction most, {lost[worst]:.1f} dB.</p>"
         + figure(
             _channel_sheet(part) + ticks(["image", *names]),
             "Dark is low, yellow is high; one scale per channel.",
