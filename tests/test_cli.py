@@ -58,6 +58,21 @@ def test_a_second_run_in_the_same_folder_is_refused(runs: Path, capsys: pytest.C
     assert "add --resume" in capsys.readouterr().err
 
 
+def test_overrides_may_stand_anywhere(runs: Path, tmp_path: Path) -> None:
+    recipe = str(runs / "pixel.toml")
+    assert (
+        main(["train", recipe, "train.seed=7", "--out", str(tmp_path / "run"), "train.steps=1", "train.lr=1e-3"]) == 0
+    )
+    made = json.loads((tmp_path / "run" / "recipe.json").read_text())["train"]
+    assert (made["steps"], made["seed"], made["lr"]) == (1, 7, 1e-3)
+
+
+def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sample", "fashion-pixel", "--setps", "4"])
+    assert "unrecognized arguments: --setps 4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "dpmpp-2m"])
 @pytest.mark.parametrize("road", ["pixel", "latent"])
 def test_sample_writes_a_grid_and_a_walk(runs: Path, tmp_path: Path, road: str, sampler: str) -> None:

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 for what the user can mend, 130 after Ctrl-C."""
-    args = parser().parse_args(arguments)
+    args = _parse(arguments)
     try:
         return int(args.run(args))
     except AlphabarError as error:
@@ -48,3 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("alphabar: stopped", file=sys.stderr)
         return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse ends a list of positionals at the first option; key=value may also stand after options."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    if rest and not (args.command == "train" and all("=" in word and not word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
