@@ -34,7 +34,7 @@ def picture(path: Path) -> tuple[int, int, int]:
         return image.width, image.height, getattr(image, "n_frames", 1)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "evaluate", "compare", "data"])
+@pytest.mark.parametrize("command", ["demo", "train", "sample", "evaluate", "compare", "data", "bench"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parser().parse_args([command, "--help"])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import alphabar
-from alphabar.cli import compare, data, demo, evaluate, sample, train
+from alphabar.cli import bench, compare, data, demo, evaluate, sample, train
 from alphabar.errors import AlphabarError
 
 EPILOG = """\
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alphabar {alphabar.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, train, sample, evaluate, compare, data):
+    for command in (demo, train, sample, evaluate, compare, data, bench):
         command.add_parser(commands)
     return top
 
