@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """argparse ends a list of positionals at the first option; key=value may also stand after options."""
+    """Argparse ends a list of positionals at the first option; key=value may also stand after options."""
     top = parser()
     args, rest = top.parse_known_args(arguments)
     if rest and not (args.command == "train" and all("=" in word and not word.startswith("-") for word in rest)):

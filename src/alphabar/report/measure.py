@@ -302,7 +302,7 @@ def gather(
         latent=latent_road,
         seed=plan.seed,
         versions=versions(),
-        hardware=hardware(),
+        hardware=f"{hardware()}, sampling in {plan.precision}",
         command=command,
         budget_seconds=budget_seconds,
         floor=None if judge is None or n is None else judge.floor(n).frechet,
