@@ -27,7 +27,8 @@ PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Whatever keeps `path` from being written, such as a full disk, becomes one clear line."""
     try:
         yield
     except OSError as error:
@@ -41,7 +42,7 @@ def _writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name, on failure it is removed."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
@@ -58,7 +59,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the name (replacing a folder there)."""
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         new, old = beside / "new", beside / "old"
@@ -71,6 +72,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 old.mkdir()  # so that moving a file there, which is not ours to replace, fails
                 path.replace(old)
             new.replace(path)
+        except AlphabarError as error:  # of a file inside, which is not told by its temporary name
+            raise AlphabarError(str(error).replace(str(new), str(path))) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 

@@ -23,7 +23,7 @@ import alphabar
 from alphabar import engine
 from alphabar.data import Loader, open_dataset
 from alphabar.errors import AlphabarError
-from alphabar.io import atomic_file, read_json, write_json
+from alphabar.io import atomic_file, read_json, write_json, writing
 from alphabar.nn import build
 from alphabar.rng import derive_seed
 from alphabar.train.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -164,7 +164,6 @@ class Trainer:
         self.network.train()
         if not self.main:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / "recipe.json", self.recipe.to_dict())
         self._forget_after(self.progress.step)
         if not self.quiet:
@@ -252,9 +251,10 @@ class Trainer:
                 means[name] = total / count
         self.sums = {}
         if not math.isfinite(means["loss"]):
+            good = f"; the last checkpoint in {self.out} is still good" if latest_checkpoint(self.out) else ""
             raise AlphabarError(
                 f"the loss is {means['loss']} near step {self.progress.step}: lower train.lr or use "
-                f"train.precision=float32; the last checkpoint in {self.out} is still good"
+                f"train.precision=float32{good}"
             )
         seconds = self.progress.seconds - self.since.seconds
         rate = (self.progress.position - self.since.position) / max(seconds, 1e-9)
@@ -268,7 +268,7 @@ class Trainer:
             "images_per_second": round(rate, 1),
         }
         if self.main:
-            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with writing(path := self.out / "metrics.jsonl"), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             for name in line.keys() - {"step", "images", "seconds"}:
                 self._tensorboard.add_scalar(name, line[name], self.progress.step)
