@@ -52,10 +52,12 @@ class Autoencoder(nn.Module, ABC):
     Attributes:
         variational: whether the posterior has a width.
         factor: how many times smaller the latent's sides are than the image's.
+        image_channels: channels of the images.
     """
 
     variational: bool
     factor: int
+    image_channels: int
     config: DenseAutoencoderConfig | ConvAutoencoderConfig
 
     @abstractmethod
@@ -120,6 +122,7 @@ class DenseAutoencoder(Autoencoder):
         self.config = config
         self.variational = config.variational
         self.factor = 1
+        self.image_channels = config.image_shape[0]
         widths = (prod(config.image_shape), *config.hidden)
         code = 2 * config.latent_dim if config.variational else config.latent_dim
         self.encoder = _perceptron(*widths, code)
@@ -201,6 +204,7 @@ class ConvAutoencoder(Autoencoder):
         self.config = config
         self.variational = config.variational
         self.factor = 2 ** (len(config.channels) - 1)
+        self.image_channels = config.image_channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 

@@ -18,7 +18,8 @@ from alphabar.data import Batch, Dataset, Rows, to_unit
 from alphabar.errors import AlphabarError
 from alphabar.generate import SamplerConfig, sample
 from alphabar.models import Model
-from alphabar.nn import Autoencoder, Classifier
+from alphabar.nn import Autoencoder, Classifier, SmallUNet, UNet
+from alphabar.nn.layers import check_divisible
 from alphabar.rng import Rng
 from alphabar.train.cache import encode_dataset
 from alphabar.train.config import LossConfig, Recipe
@@ -222,12 +223,44 @@ def make_task(recipe: Recipe, dataset: Dataset, network: nn.Module, cache: Path,
     if recipe.task == "classify":
         if dataset.labels is None or not isinstance(network, Classifier):
             raise AlphabarError("the classify task needs a labelled data set and a network of type 'classifier'")
+        _check_equal("network.in_channels", network.config.in_channels, dataset.channels, "image channels")
+        _check_equal("network.num_classes", network.config.num_classes, int(dataset.labels.max()) + 1, "classes")
         return Classify(network, dataset, dataset, recipe)
     if recipe.task == "reconstruct":
         if not isinstance(network, Autoencoder):
             raise AlphabarError("the reconstruct task needs an autoencoder, such as network.type='conv-autoencoder'")
+        _check_images(network, dataset)
         return Reconstruct(network, dataset, dataset, recipe)
     codec: Codec = PixelCodec(dataset.channels) if recipe.codec is None else models.load_autoencoder(recipe.codec)
+    if isinstance(codec, LatentCodec):
+        _check_images(codec.autoencoder, dataset)
+    _check_denoiser(network, codec.shape(1, dataset.size, dataset.size))
     codec.to(device)
     source = encode_dataset(codec, dataset, cache, device) if codec.cacheable else dataset
     return Denoise(network, dataset, source, recipe, codec)
+
+
+def _check_equal(key: str, value: int, needed: int, what: str) -> None:
+    if value != needed:
+        raise AlphabarError(f"{key} is {value}, but there are {needed} {what}; set {key}={needed}")
+
+
+def _check_images(network: Autoencoder, dataset: Dataset) -> None:
+    """An autoencoder fits its images."""
+    network.latent_shape(dataset.size, dataset.size)
+    own = network.image_channels
+    if own != dataset.channels:
+        raise AlphabarError(
+            f"the autoencoder is for images of {own} channels, those of {dataset.name} have {dataset.channels}"
+        )
+
+
+def _check_denoiser(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """A denoiser fits what is diffused."""
+    if not isinstance(network, UNet | SmallUNet):
+        raise AlphabarError("the denoise task needs a U-Net, such as network.type='small-unet'")
+    if len(shape) != 4:
+        raise AlphabarError("a U-Net needs latents that are maps: train the codec with network.type='conv-autoencoder'")
+    for key in ("in_channels", "out_channels"):
+        _check_equal(f"network.{key}", getattr(network.config, key), shape[1], "channels to diffuse")
+    check_divisible(shape[2], shape[3], network.factor, f"network.type={network.config.type_name!r}")
