@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from alphabar.config import check
 from alphabar.diffusion import Grid, Step, ddim, ddpm, dpmpp_2m, heun
+from alphabar.errors import nearest
 from alphabar.models import Model
 from alphabar.rng import Rng
 from alphabar.types import Cond
+
+SamplerName: TypeAlias = Literal["ddpm", "ddim", "heun", "dpmpp-2m"]
+Spacing: TypeAlias = Literal["trailing", "leading", "linspace"]
+Variance: TypeAlias = Literal["small", "large"]
 
 SPACINGS: dict[str, Callable[[int, int], Grid]] = {
     "trailing": Grid.trailing,
@@ -34,13 +39,20 @@ class SamplerConfig:
         variance: DDPM's, small or large.
     """
 
-    name: Literal["ddpm", "ddim", "heun", "dpmpp-2m"] = "ddpm"
+    name: SamplerName = "ddpm"
     steps: int = 50
-    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    spacing: Spacing = "trailing"
     eta: float = 0.0
-    variance: Literal["small", "large"] = "small"
+    variance: Variance = "small"
 
     def __post_init__(self) -> None:
+        for what, value, kind in (
+            ("sampler", self.name, SamplerName),
+            ("spacing", self.spacing, Spacing),
+            ("variance", self.variance, Variance),
+        ):
+            check(value in get_args(kind), f"unknown {what} {value!r}{nearest(value, get_args(kind))}")
+        check(0 <= self.eta <= 1, f"eta must lie in 0..1, got {self.eta}")
         check(self.steps > 0, f"steps must be positive, got {self.steps}")
 
 

@@ -229,7 +229,7 @@ def _read(name: str | Path, kind: str | None) -> tuple[Path, dict[str, Any]]:
         raise AlphabarError(f"{path}: format {description.get('format')} is not the {FORMAT} that this alphabar reads")
     found = description.get("kind")
     if found not in KEYS or kind not in (None, found):
-        raise AlphabarError(f"{folder} holds a {found}, where a {kind or 'model'} is needed")
+        raise AlphabarError(f"{folder} holds a model of kind {found!r}, not {kind or ' or '.join(KEYS)}")
     for key in (*KEYS[found], "card"):
         config.read(description, key, str if key.endswith("sha256") else dict, str(path))
     return folder, description

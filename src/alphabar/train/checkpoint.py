@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from alphabar.config import read
 from alphabar.errors import AlphabarError
 from alphabar.io import atomic_folder, load_tensors, load_weights, read_json, save_tensors, write_json
 
@@ -75,16 +76,22 @@ def load_checkpoint(
         AlphabarError: another format, another identity (naming the key), or tensors that do not fit.
     """
     state = read_json(folder / "state.json")
+    where = str(folder / "state.json")
     if state.get("format") != FORMAT:
         raise AlphabarError(f"{folder}: format {state.get('format')} is not the {FORMAT} that this alphabar reads")
+    written = read(state, "identity", dict, where)
     for key, value in json.loads(json.dumps(identity)).items():  # as it was written: tuples are lists
-        if state["identity"].get(key) != value:
-            found = state["identity"].get(key)
+        found = written.get(key)
+        if found != value:
             raise AlphabarError(f"cannot resume from {folder}: its {key} is {found!r}, the recipe's is {value!r}")
     load_weights(network, load_tensors(folder / "network.safetensors"), folder / "network.safetensors")
     load_weights(ema, load_tensors(folder / "ema.safetensors"), folder / "ema.safetensors")
     _unflatten(network, optimizer, load_tensors(folder / "optimizer.safetensors"))
-    return Progress(state["step"], state["position"], state["seconds"])
+    return Progress(
+        step=read(state, "step", int, where),
+        position=read(state, "position", int, where),
+        seconds=read(state, "seconds", float, where),
+    )
 
 
 def _folders(run: Path) -> list[Path]:

@@ -188,6 +188,8 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = Path(name) if str(name).endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
+        if path == Path(name):
+            raise AlphabarError(f"no recipe file {str(path)!r}")
         raise AlphabarError(f"no recipe {str(name)!r}{nearest(str(name), recipe_names())}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
