@@ -17,7 +17,7 @@ from alphabar.train import train
 def assert_close(one: Path, other: Path) -> None:
     """To float32 tolerance: the same numbers were added in another order.
 
-    Adam divides each gradient by its own size, so weights whose gradient is nothing but rounding would take steps of full
+    Adam divides each gradient by its own size: weights whose gradient is nothing but rounding would take steps of full
     size in random directions; no weight of this network is such a one.
     """
     a, b = tiny.run_state(one), tiny.run_state(other)

@@ -30,6 +30,7 @@ class Identity(Autoencoder):
 
     variational = False
     factor = 1
+    image_channels = 1
 
     def __init__(self, config: IdentityConfig) -> None:
         super().__init__()
