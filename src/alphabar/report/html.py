@@ -57,10 +57,10 @@ def si(value: float | None, unit: str) -> str:
 def times(pixel: float, latent: float, less: str, more: str) -> tuple[str, str]:
     """How the latent road's number stands to the pixel road's: `("3.1×", less)`, `("1.2×", more)` or `("1×", "equal")`.
 
-    Both must be positive; within 1% they count as equal.
+    Both must be positive; within 5% they count as equal, since "1×" would be printed.
     """
     ratio = max(pixel, latent) / min(pixel, latent)
-    if ratio < 1.01:
+    if ratio < 1.05:
         return "1×", "equal"
     return f"{ratio:.2g}×" if ratio < 10 else f"{ratio:,.0f}×", less if latent < pixel else more
 
