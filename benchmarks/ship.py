@@ -1,6 +1,6 @@
-"""Put a finished run's model among the weights that ship: python benchmarks/ship.py RUN NAME.
+"""Put a finished run's model among the weights that ship: python benchmarks/ship.py RUN NAME [NOTE].
 
-Measures it with `alphabar evaluate`, writes the numbers into its card and copies the model folder to
+Measures it with `alphabar evaluate`, writes the numbers and the note into its card and copies the model folder to
 src/alphabar/pretrained/NAME. Refuses files over 16 MB.
 """
 
@@ -18,7 +18,7 @@ from alphabar.models import PRETRAINED
 LIMIT = 16 * 2**20
 
 
-def ship(run: Path, name: str) -> None:
+def ship(run: Path, name: str, note: str = "") -> None:
     """Measure and copy."""
     with tempfile.TemporaryDirectory() as scratch:
         status = main(["evaluate", str(run), "-n", "2000", "--out", scratch])
@@ -28,7 +28,8 @@ def ship(run: Path, name: str) -> None:
     with atomic_folder(PRETRAINED / name) as temporary:
         shutil.copytree(run / "model", temporary, dirs_exist_ok=True)
         description = read_json(temporary / "model.json")
-        description["card"] = {"name": name, **description["card"], "metrics": metrics}
+        said = {"note": note} if note else {}
+        description["card"] = {"name": name, **description["card"], **said, "metrics": metrics}
         write_json(temporary / "model.json", description)
         for file in temporary.iterdir():
             if file.stat().st_size > LIMIT:
@@ -36,4 +37,4 @@ def ship(run: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]), sys.argv[2])
+    ship(Path(sys.argv[1]), *sys.argv[2:])
