@@ -129,8 +129,8 @@ class Trainer:
 
     def _compiled(self, network: nn.Module) -> nn.Module:
         """torch.compile, tried on one batch; where it fails, one line of warning and eager."""
-        compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
         try:
+            compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
             batch = next(Loader(self.task.source, self.settings.batch_size, self.settings.seed))
             with engine.autocast(self.device, self.precision):
                 rows = batch.rows.to(self.device)
