@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.tiny import AUTOENCODER, write_recipe
 
 from alphabar.cli import main, parser
+from tiny import AUTOENCODER, write_recipe
 
 
 @pytest.fixture(scope="module")

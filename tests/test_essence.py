@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import latent_codec
 
 from alphabar.codec import Codec, PixelCodec
 from alphabar.diffusion import Process, make_prediction, make_schedule
 from alphabar.essence import draw, listings, pixel_bookends, train_step
 from alphabar.nn import SmallUNetConfig, build
 from alphabar.rng import Rng
+from tiny import latent_codec
 
 
 @pytest.mark.parametrize("road", ["pixel", "latent"])
