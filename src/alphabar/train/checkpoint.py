@@ -114,5 +114,5 @@ def _unflatten(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: di
         name, _, key = path.rpartition("/")
         if name not in parameters:
             raise AlphabarError(f"the checkpoint's optimizer has an unknown parameter {name!r}")
-        home = tensor if key == "step" else tensor.to(parameters[name].device)
-        optimizer.state[parameters[name]][key] = home
+        # The step count too: a fused optimizer, which ours is, counts on the device.
+        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
