@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run `sample`; returns the exit status."""
-    import math
-
     from tqdm import tqdm
 
     from alphabar import engine
@@ -73,11 +72,17 @@ def run(args: argparse.Namespace) -> int:
     batches = math.ceil(args.n / 64)
     with tqdm(total=batches * args.steps, unit="step", desc=args.model, disable=None) as bar:
         images = sample(model, args.n, sampler, seed=args.seed, on_step=bar.update)
-    save_png(image_grid(images, columns=math.ceil(math.sqrt(args.n)), scale=max(1, 64 // model.size)), args.out)
+    save_png(image_grid(images, columns=_columns(args.n), scale=max(1, 64 // model.size)), args.out)
     print(f"{args.out}: {args.n} images, {args.sampler} in {args.steps} steps, seed {args.seed}")
     if args.trajectory is not None:
         _write_trajectory(model, sampler, args)
     return 0
+
+
+def _columns(n: int) -> int:
+    """A grid of full rows, at most twice as wide as high, where n allows one; else about square."""
+    square = math.ceil(math.sqrt(n))
+    return next((c for c in range(square, math.isqrt(2 * n) + 1) if n % c == 0), square)
 
 
 def _write_trajectory(model: Model, sampler: SamplerConfig, args: argparse.Namespace) -> None:
