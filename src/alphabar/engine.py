@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+import alphabar
 from alphabar.errors import AlphabarError
 from alphabar.types import Cond
 
@@ -108,3 +111,24 @@ def choose_device(asked: str | None = None) -> torch.device:
     if device.type not in ("cpu", best.type):
         raise AlphabarError(f"there is no {device.type} on this machine; use --device {best.type}")
     return device
+
+
+def hardware(device: torch.device | str = "cpu") -> dict[str, str | int | None]:
+    """The machine, for whoever reads a measurement: device, CPU model, cores and threads."""
+    device = torch.device(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, alphabar, torch and the named packages."""
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "alphabar": alphabar.__version__, "torch": torch.__version__, **found}

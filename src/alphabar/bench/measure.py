@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import alphabar
+from alphabar import engine
 from alphabar.bench.subjects import DIFFUSERS, PLAIN, SHAPE, VARIANTS, Facts, Kind
 from alphabar.bench.workers import workers
 from alphabar.errors import AlphabarError
@@ -82,8 +78,8 @@ def measure(
         "ratios": {peer.name: _ratios(kind, peer.name, rounds) for peer in (DIFFUSERS, PLAIN)},
         "goals": GOALS[kind],
         "diffusers_over_ours": equal,
-        "versions": _versions(),
-        "hardware": _hardware(device),
+        "versions": engine.versions("diffusers"),
+        "hardware": engine.hardware(device),
     }
 
 
@@ -140,26 +136,3 @@ def _ratios(kind: Kind, peer: str, rounds: Rounds) -> dict[str, dict[str, Any]]:
         of_medians = median(r[peer][unit] for r in rounds) / median(r[name][unit] for r in rounds)
         ratios[name] = {"ratio": of_medians, "range": [min(each), max(each)]}
     return ratios
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "alphabar": alphabar.__version__,
-        "torch": torch.__version__,
-        "diffusers": importlib.metadata.version("diffusers"),
-        "python": platform.python_version(),
-    }
-
-
-def _hardware(device: torch.device) -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }

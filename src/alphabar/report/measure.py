@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-import alphabar
 from alphabar import engine
 from alphabar.codec import Codec, LatentCodec
 from alphabar.data import Dataset, open_dataset, to_unit
@@ -301,8 +298,8 @@ def gather(
         pixel=pixel_road,
         latent=latent_road,
         seed=plan.seed,
-        versions=versions(),
-        hardware=f"{hardware()}, sampling in {plan.precision}",
+        versions=engine.versions("numpy"),
+        hardware=_hardware_words(pixel[1].device, plan),
         command=command,
         budget_seconds=budget_seconds,
         floor=None if judge is None or n is None else judge.floor(n).frechet,
@@ -318,6 +315,12 @@ def gather(
     )
 
 
+def _hardware_words(device: torch.device, plan: Plan) -> str:
+    found = engine.hardware(device)
+    where = found["cpu"] if device.type == "cpu" else found["device"]
+    return f"{where}, {found['threads']} threads, sampling in {plan.precision}"
+
+
 def _classifier_words(dataset: str) -> str:
     name = {"fashion-mnist": "fashion-classifier", "mnist": "mnist-classifier"}.get(dataset)
     if name is None or not (PRETRAINED / name / "model.json").is_file():
@@ -331,29 +334,6 @@ def _not_measured(judge: Judge | None) -> list[str]:
     if judge is None:
         missing.append("No Fréchet distance: there is no classifier of ours for this data.")
     return missing
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    return {
-        "alphabar": alphabar.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def hardware() -> str:
-    """The machine in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def training_of(run: Path, model: Model) -> Training:
