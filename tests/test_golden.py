@@ -193,21 +193,35 @@ def test_dpm_solver(name: str, prediction: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_heun(name: str) -> None:
-    """There, x / alpha is walked instead of x; its network is shown the x that ours is shown."""
+    """There, x / alpha is walked instead of x; its network is shown the x that ours is shown.
+
+    From the first timestep with 1% of signal on: before, ours takes DDIM's step on purpose.
+    """
     schedule = make_schedule(name)
     scheduler = diffusers.HeunDiscreteScheduler(
         1000, **SCHEDULES[name], prediction_type="epsilon", timestep_spacing="trailing"
     )
     scheduler.alphas_cumprod = schedule.alphas_bar
     scheduler.set_timesteps(20)
-    grid = Grid.trailing(20)
-    x = start() / schedule.coefficients(999)[0]
+    whole = Grid.trailing(20)
+    skipped = sum(schedule.coefficients(t)[0] < 0.01 for t in whole.timesteps)
+    grid = whole[skipped:]
+    scheduler.set_begin_index(2 * skipped)
+    timesteps = scheduler.timesteps[2 * skipped :]
+    x = start() / schedule.coefficients(grid.timesteps[0])[0]
     expected = []
-    for k, t in enumerate(scheduler.timesteps):
+    for k, t in enumerate(timesteps):
         alpha, _ = schedule.coefficients(int(t))
         x = scheduler.step(network(x * alpha, t.expand(len(x))), t, x).prev_sample
-        if k % 2 == 0 and k + 1 < len(scheduler.timesteps):
+        if k % 2 == 0 and k + 1 < len(timesteps):
             continue  # half of a step
         expected.append(x)
     steps = heun(process(schedule, "eps").denoiser(network), start(), grid, schedule)
     same([step.x / schedule.coefficients(step.s)[0] for step in steps], expected, 1e-5)
+
+
+def test_heun_starts_as_ddim_where_there_is_no_signal() -> None:
+    schedule = make_schedule("cosine")
+    denoise = process(schedule, "v").denoiser(network)
+    first, second = (next(walk(denoise, start(), Grid.trailing(20), schedule)) for walk in (heun, ddim))
+    same([first.x], [second.x], 1e-6)
