@@ -119,6 +119,14 @@ def test_the_command_line_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_system_error_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    walk = tmp_path / "file" / "walk.gif"
+    options = ["-n", "1", "--steps", "2", "--out", str(tmp_path / "grid.png"), "--trajectory", str(walk)]
+    assert main(["sample", str(runs / "pixel"), *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("alphabar: error: ")
+
+
 @pytest.mark.slow
 def test_the_demo_from_nothing_to_a_report(tmp_path: Path) -> None:
     """On scikit-learn's digits, enlarged: what a machine without any data set would see."""

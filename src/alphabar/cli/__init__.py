@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AlphabarError as error:
         print(f"alphabar: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # what no one wrapped, such as a disk that fills while TensorBoard writes
+        print(f"alphabar: error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("alphabar: stopped", file=sys.stderr)
         return 130
