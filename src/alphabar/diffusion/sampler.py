@@ -20,7 +20,6 @@ from alphabar.errors import AlphabarError
 from alphabar.rng import Rng
 from alphabar.types import Cond, Denoiser, Estimate
 
-
 LEAST_SIGNAL = 0.01
 """Heun's correction needs at least this sqrt(alpha-bar)."""
 
