@@ -39,7 +39,7 @@ RESULTS = Path(__file__).with_name("quality.json")
 MINUTES = (1.25, 2.5, 5.0, 30.0)
 SEEDS = (0, 1, 2)
 BATCH = 64
-STEPS = (1000, 250, 50, 30, 20, 10)
+STEPS = (1000, 250, 50, 30, 20, 15, 10)
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp-2m")
 
 
