@@ -12,7 +12,7 @@ from alphabar.train.trainer import train
 VAE_SHARE = 0.3
 """Of the latent road's budget, what stage 1 may train for at most; encoding the data once comes on top."""
 VAE_MINUTES = 2.0
-"""More than this does not help the samples: the autoencoder is not what limits them."""
+"""Stage 1 trains no longer than this, so that a long budget goes to the denoiser."""
 
 
 def train_pixel_road(out: Path, minutes: float, overrides: Sequence[str] = ()) -> Path:
