@@ -65,7 +65,7 @@ class SmallUNet(nn.Module):
 
     x [N, C, H, W] with H and W a multiple of 4, t [N] -> [N, out_channels, H, W]. Under a million parameters, and no
     operation beyond convolution, group norm, SiLU, linear, add, concatenate and pixel repetition. On the way up a map
-    is convolved before its pixels are repeated, not after as in `UNet`: a quarter of the work, no worse in a one-seed trial.
+    is convolved before its pixels are repeated, not after as in `UNet`: a quarter of the work, no worse in one trial.
     """
 
     factor = 4
