@@ -73,7 +73,8 @@ class InferenceNetwork(nn.Module):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        out: Tensor = self.network(x.to(self.dtype), t, cond)
+        told = None if cond is None else {key: rows.to(self.dtype) for key, rows in cond.items()}
+        out: Tensor = self.network(x.to(self.dtype), t, told)
         return out.float()
 
 

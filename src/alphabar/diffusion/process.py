@@ -85,20 +85,26 @@ class Process:
         return error * self.weight(self.schedule.snr.to(t.device)[t], self.prediction).to(error.dtype)
 
     def denoiser(self, network: Network, clip: float | None = None) -> Denoiser:
-        """Turn a network into a `Denoiser`.
-
-        Args:
-            network: answers in terms of `self.prediction`.
-            clip: where x0 is known to lie in [-clip, clip], clamp it there and let eps follow. At the noisiest steps x0
-                is a small difference of large numbers, and one bad estimate there ruins the sample.
-        """
+        """Turn a network, which answers in terms of `self.prediction`, into a `Denoiser`; for `clip` see `clipped`."""
 
         def denoise(x: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
             alpha, sigma = self.schedule.gather(t, x)
-            estimate = self.prediction.estimate(network(x, t, cond).to(x.dtype), x, alpha, sigma)
-            if clip is None:
-                return estimate
-            x0 = estimate.x0.clamp(-clip, clip)
-            return Estimate(x0, (x - alpha * x0) / sigma)
+            return self.prediction.estimate(network(x, t, cond).to(x.dtype), x, alpha, sigma)
 
-        return denoise
+        return denoise if clip is None else self.clipped(denoise, clip)
+
+    def clipped(self, denoise: Denoiser, clip: float) -> Denoiser:
+        """A denoiser whose x0 is known to lie in [-clip, clip]: clamp it there and let eps follow.
+
+        At the noisiest steps x0 is a small difference of large numbers, and one bad estimate there ruins the sample.
+        """
+
+        def clamped(x: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
+            return self.estimate(denoise(x, t, cond).x0.clamp(-clip, clip), x, t)
+
+        return clamped
+
+    def estimate(self, x0: Tensor, x: Tensor, t: Tensor) -> Estimate:
+        """The estimate that follows from believing in x0 at x_t."""
+        alpha, sigma = self.schedule.gather(t, x)
+        return Estimate(x0, (x - alpha * x0) / sigma)
