@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from alphabar.codec import LatentCodec, PixelCodec, load_codec
+from alphabar.engine import Precision
 from alphabar.errors import AlphabarError
-from alphabar.nn import Autoencoder, ConvAutoencoderConfig, DenseAutoencoderConfig, build
+from alphabar.nn import Autoencoder, ConvAutoencoderConfig, DenseAutoencoder, DenseAutoencoderConfig, build
+from alphabar.nn.layers import double
 from alphabar.rng import Rng
 
 
@@ -135,3 +140,153 @@ def test_what_is_refused() -> None:
     dead[:, 2:] = 0
     with pytest.raises(AlphabarError, match=r"latent channels \[1\] do not vary over the data; lower the KL weight"):
         LatentCodec.fit(network, [dead])
+
+
+class Local(Autoencoder):
+    """Convolutions alone: half the size, and no value looks further than 4 pixels; it notes what it is given."""
+
+    variational, factor, image_channels = True, 2, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.code = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.seen: list[tuple[int, ...]] = []
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.seen.append(tuple(x.shape))
+        return self.code(self.down(x).tanh())
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.seen.append(tuple(z.shape))
+        return self.last(double(self.first(z).tanh()))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return (2, height // 2, width // 2)
+
+
+class Halves(Local):
+    """No network at all: every value is the mean of its four pixels, and comes back four times."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        mean = F.avg_pool2d(x, 2)
+        return torch.cat([mean, mean, torch.zeros_like(mean), torch.zeros_like(mean)], dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return double(z[:, :1])
+
+
+def wave(height: int, width: int) -> Tensor:
+    """Two smooth images [2, 1, H, W] that are bright on one side."""
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    return torch.stack([(3 * x + 2 * y).sin(), x * y + x])[:, None].clamp(-1, 1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 100), (24, 70), (34, 32)])
+def test_tiles_of_a_local_network_equal_the_whole(size: tuple[int, int]) -> None:
+    """Everywhere: what a tile made near its rim is not used."""
+    codec, x = LatentCodec(Local()), Rng(0, range(2), "images").normal(1, *size)
+    tiled, cut = codec.tiled(32, 16), codec.tiled(32, 0)
+    moments = codec.moments(x)
+    z = torch.randn(2, 2, size[0] // 2, size[1] // 2)
+    torch.testing.assert_close(tiled.moments(x), moments, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled.decode(z), codec.decode(z), rtol=0, atol=1e-5)
+    assert (cut.moments(x) - moments).abs().max() > 1e-2  # without an overlap the rims show
+    assert (cut.decode(z) - codec.decode(z)).abs().max() > 1e-2
+
+
+@hypothesis.given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n // 2))),
+)
+def test_tiles_cover_every_size_evenly(height: int, width: int, tiles: tuple[int, int]) -> None:
+    """With a network that looks nowhere else the blend is the whole: the weights sum to 1 at every pixel."""
+    tile, overlap = tiles
+    codec, x = LatentCodec(Halves()), torch.randn(1, 1, 2 * height, 2 * width)
+    tiled = codec.tiled(2 * tile, 2 * overlap)
+    moments = codec.moments(x)
+    torch.testing.assert_close(tiled.moments(x), moments, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled.decode(moments[:, :2]), codec.decode(moments[:, :2]), rtol=0, atol=1e-5)
+
+
+def test_an_image_within_one_tile_is_bitwise_the_same() -> None:
+    codec, x = LatentCodec(conv(attention=True)), images()
+    z = codec.encode(x, rng())
+    for tile in (8, 16):
+        assert torch.equal(codec.tiled(tile).encode(x, rng()), z)
+        assert torch.equal(codec.tiled(tile).decode(z), codec.decode(z))
+
+
+def test_tiles_leave_no_seams() -> None:
+    """Group norms make each tile differ from the whole, but the difference does not jump where tiles meet.
+
+    From one column to the next it changes no more there than where the picture has one tile only.
+    """
+    codec = LatentCodec(conv(channels=[8, 8, 8]))
+    z = codec.moments(wave(32, 96)).chunk(2, dim=1)[0]
+    whole = codec.decode(z)
+
+    def jumps(overlap: int) -> tuple[float, float]:
+        """The largest where tiles overlap, and the largest elsewhere: in the first and last 16 columns."""
+        error = codec.tiled(32, overlap).decode(z) - whole
+        columns = error.diff(dim=3).abs().amax(dim=(0, 1, 2))
+        return columns[16:-16].max().item(), max(columns[:16].max().item(), columns[-16:].max().item())
+
+    inside, elsewhere = jumps(16)
+    assert 1e-3 < inside < elsewhere
+    inside, elsewhere = jumps(0)
+    assert inside > 3 * elsewhere  # the seams of tiles laid edge to edge
+
+
+def test_large_images_go_alone_and_in_tiles() -> None:
+    network = Local()
+    codec = LatentCodec(network)
+    codec.moments(torch.zeros(300, 1, 32, 32))
+    codec.moments(torch.zeros(3, 1, 512, 300))
+    codec.decode(torch.zeros(2, 2, 256, 256))
+    assert (
+        network.seen
+        == [(256, 1, 32, 32), (44, 1, 32, 32), (1, 1, 512, 300), (1, 1, 512, 300), (1, 1, 512, 300)]
+        + [(1, 2, 256, 256)] * 2
+    )
+    network.seen.clear()
+    codec.tiled(256, 64).moments(torch.zeros(2, 1, 640, 256))
+    assert network.seen == [(2, 1, 256, 256)] * 3
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 3e-2)])
+def test_a_prepared_codec_is_float32_at_its_doors(precision: Precision, tolerance: float, tmp_path: Path) -> None:
+    codec = LatentCodec(conv(), torch.tensor([0.3, -1.0]), torch.tensor([2.0, 0.5]), slice_size=4, tile=8, overlap=4)
+    before = codec.fingerprint
+    fast, x = codec.prepared(precision), images()
+    assert (fast.slice_size, fast.tile, fast.overlap) == (4, 8, 4)
+    expected = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert {weight.dtype for weight in fast.autoencoder.parameters()} == {expected}
+    z = codec.encode(x, rng())
+    for made, own in ((fast.encode(x, rng()), z), (fast.decode(z), codec.decode(z))):
+        assert made.dtype == torch.float32
+        assert (made - own).norm() / own.norm() < tolerance
+    assert codec.fingerprint == before
+    if precision == "bf16":
+        with pytest.raises(AlphabarError, match="has rounded weights; save the one that it was made from"):
+            fast.save(tmp_path)
+    else:
+        assert fast.fingerprint == before
+
+
+def test_which_tiles_are_refused() -> None:
+    with pytest.raises(AlphabarError, match="tile must be a multiple of 2 pixels, the autoencoder's factor, not 7"):
+        LatentCodec(conv(), tile=7)
+    with pytest.raises(AlphabarError, match="tile must be a multiple of 2 pixels, the autoencoder's factor, not 0"):
+        LatentCodec(conv(), tile=0)
+    for overlap in (5, 10, -2):
+        with pytest.raises(AlphabarError, match=f"a multiple of 2 and at most half the tile 16, not {overlap}"):
+            LatentCodec(conv(), tile=16, overlap=overlap)
+    with pytest.raises(AlphabarError, match="whose latent is a map without a border; leave tile out"):
+        LatentCodec(conv(border=2), tile=16)
+    with pytest.raises(AlphabarError, match="whose latent is a map without a border; leave tile out"):
+        LatentCodec(DenseAutoencoder(DenseAutoencoderConfig(image_shape=(1, 8, 8))), tile=8)
+    with pytest.raises(AlphabarError, match="takes sizes that are a multiple of 2, not 33x32"):
+        LatentCodec(conv(), tile=16).moments(torch.zeros(1, 1, 33, 32))

@@ -39,6 +39,7 @@ class Outer:
     pair: tuple[int, int] = (1, 2)
     many: tuple[float, ...] = ()
     maybe: int | None = None
+    each: int | tuple[int, ...] = 1
     inner: Inner = field(default_factory=Inner)
 
 
@@ -49,6 +50,8 @@ def test_plain_values_become_typed_ones() -> None:
     assert isinstance(made.rate, float)
     assert from_dict(Outer, json.loads(json.dumps(to_dict(made)))) == made
     assert from_dict(Outer, {"count": 1, "maybe": 5}).maybe == 5
+    assert from_dict(Outer, {"count": 1, "each": 5}).each == 5
+    assert from_dict(Outer, {"count": 1, "each": [5, 6]}).each == (5, 6)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,9 @@ def test_plain_values_become_typed_ones() -> None:
         ({"count": 1, "pair": [1, "2"]}, "file: pair should be a whole number, got '2'"),
         ({"count": 1, "many": 3}, "file: many should be a list, each a number, got 3"),
         ({"count": 1, "maybe": "3"}, "file: maybe should be a whole number, got '3'"),
+        ({"count": 1, "each": "3"}, "file: each should be a whole number, got '3'"),
+        ({"count": 1, "each": None}, "file: each should be a whole number, got None"),
+        ({"count": 1, "each": [3, 1.5]}, "file: each should be a whole number, got 1.5"),
         ({"count": 1, "inner": 3}, "file: inner should be a table, got 3"),
         ({"count": 1, "inner": {"sizes": 3}}, "file: inner: sizes: unknown key; did you mean 'size'?"),
         ({"count": 1, "inner": {"size": 0}}, "file: inner: size must be positive, got 0"),

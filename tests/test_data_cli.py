@@ -31,6 +31,7 @@ def test_list_says_where_each_set_is(capsys: pytest.CaptureFixture[str]) -> None
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "mnist          60,000 train  10,000 test  28x28 grey  not fetched yet"
     assert lines[2] == "digits          1,500 train     297 test    8x8 grey  in scikit-learn"
+    assert lines[3].startswith("emoji           3,729 train      81 test  64x64 RGB   ")
 
 
 def test_fetch(capsys: pytest.CaptureFixture[str]) -> None:

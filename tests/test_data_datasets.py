@@ -102,6 +102,8 @@ def test_a_fingerprint_is_what_the_pixels_are() -> None:
     same = ArrayDataset("a", images, labels).fingerprint, ArrayDataset("b", images.clone(), labels).fingerprint
     assert same[0] == same[1]
     assert ArrayDataset("a", images).fingerprint != same[0]
+    captioned = [ArrayDataset("a", images, captions=captions).fingerprint for captions in (["b", "c"], ["bc", ""])]
+    assert len({*captioned, *same, ArrayDataset("a", images).fingerprint}) == 4
 
 
 def test_arrays_of_another_shape_are_refused() -> None:
@@ -110,6 +112,10 @@ def test_arrays_of_another_shape_are_refused() -> None:
         ArrayDataset("a", images.float())
     with pytest.raises(ValueError, match=r"2 images need labels \[2\], not \[3\]"):
         ArrayDataset("a", images, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"2 images need 2 captions, not 1"):
+        ArrayDataset("a", images, captions=["a dog"])
+    with pytest.raises(ValueError, match=r"2 images need weights \[2\], not \[2, 1\]"):
+        ArrayDataset("a", images, weights=torch.ones(2, 1))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_arrays_of_another_shape_are_refused() -> None:
         (
             {"name": "some/folder"},
             "unknown dataset 'some/folder': no such folder, and no set of that name; "
-            "known: digits, fashion-mnist, mnist",
+            "known: digits, emoji, fashion-mnist, mnist",
         ),
         ({"name": "digits", "split": "tset"}, "unknown split 'tset'; did you mean 'test'?"),
         ({"name": "digits", "size": 0}, "the image size must be at least 1, not 0"),
@@ -336,7 +342,7 @@ def test_bad_folders(tmp_path: Path, photos: Path) -> None:
     missing = tmp_path / "gone"
     assert message(missing).startswith(f"unknown dataset '{missing}': no such folder, and no set of that name; known: ")
     file = photos / "notes.txt"
-    assert message(file) == f"{file} is a file; a dataset is a folder of images, or one of fashion-mnist, mnist, digits"
+    assert message(file) == f"{file} is a file; a dataset is a folder of images, or one of {', '.join(NAMED_SETS)}"
     missing.mkdir()
     assert message(missing) == f"no PNG, JPEG or WebP images in {missing}"
     save(missing / "a.png", flat())

@@ -124,7 +124,7 @@ def test_the_environment_names_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_root_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fix = "is not a folder; name one that holds tiny/train-images-idx3-ubyte.gz"
+    fix = "is not a folder; name one that holds tiny/train-images-idx3-ubyte"
     with pytest.raises(AlphabarError) as error:
         load(tiny_set(), NAMES, tmp_path / "no")
     assert str(error.value) == f"the data root {tmp_path / 'no'} {fix}"
@@ -220,9 +220,33 @@ def test_the_cache_is_in_the_home_folder_by_default(tmp_path: Path, monkeypatch:
 def test_every_named_set_is_complete() -> None:
     for name, named in NAMED_SETS.items():
         assert named.name == name
+        if name == "emoji":
+            assert (named.sums, named.class_names, named.channels) == ({"NotoColorEmoji.ttf": None}, (), 3)
+            continue
         assert tuple(named.sums) == NAMES
-        assert all(len(value) == 64 for value in named.sums.values())
+        assert all(value is not None and len(value) == 64 for value in named.sums.values())
         assert len(named.class_names) == 10
+        assert named.channels == 1
+
+
+def test_a_font_may_be_of_any_version_but_must_be_one(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (Folder(tmp_path / name, f"the {name} disk") for name in ("first", "second"))
+    for source, data in ((first, b"<html>not found"), (second, b"\0\1\0\0 version 3")):
+        source.path.mkdir()
+        (source.path / "a.ttf").write_bytes(data)
+    named = NamedSet("tiny", (1, 1), 4, {"a.ttf": None}, (), (first, second), (), advice="apt install a")
+    assert load(named, ["a.ttf"]) == {"a.ttf": b"\0\1\0\0 version 3"}
+    line = "alphabar: tiny in the first disk: a.ttf is not a TrueType font; getting it elsewhere\n"
+    assert capsys.readouterr().err == line
+    (tmp_path / "second" / "a.ttf").unlink()
+    with pytest.raises(AlphabarError) as error:
+        load(named, ["a.ttf"])
+    assert str(error.value) == (
+        "cannot get tiny; tried the first disk (a.ttf is not a TrueType font), "
+        "the second disk (no a.ttf[.gz] in it), the cache (not there); or apt install a"
+    )
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from alphabar.nn import ConvAutoencoder, ConvAutoencoderConfig, DenseAutoencoder
 class Halving(nn.Module):
     """Worked out by hand: latent channel 0 is the image at half size, channel 1 is nothing of it."""
 
+    factor = 2
+
     def __init__(self, std: float = 0.0) -> None:
         super().__init__()
         self.std = std

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from oracle import gaussian_denoiser
 from torch import Tensor
 
 from alphabar.diffusion import CFG, PREDICTIONS, Grid, Inpaint, Process, ddim, ddpm, dpmpp_2m, make_prediction
@@ -14,6 +13,7 @@ from alphabar.diffusion import make_schedule as schedule_of
 from alphabar.errors import AlphabarError
 from alphabar.rng import Rng
 from alphabar.types import Cond, Estimate
+from oracle import gaussian_denoiser
 
 SCHEDULE = schedule_of("scaled-linear")
 

@@ -17,9 +17,10 @@ LAYERS = (
     ("alphabar", "errors", "types", "rng", "io", "config", "engine"),
     ("diffusion", "nn", "data"),
     ("report.grid",),  # pictures of tensors, which training shows too; it knows images and files only
-    ("codec",),
+    ("codec", "text"),
     ("models",),
     ("essence", "generate"),
+    ("stable_diffusion",),
     ("train",),
     ("evaluate",),
     ("report",),

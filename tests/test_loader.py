@@ -103,6 +103,81 @@ def test_the_order_is_another_in_each_epoch_and_for_each_seed() -> None:
     assert len({tuple(first), tuple(second), tuple(other)}) == 3
 
 
+# --- sampling weights -------------------------------------------------------------------------------------------------
+
+
+class Weighted(Latents):
+    """Rows with sampling weights."""
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__(len(weights))
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+
+
+def counts(source: Latents, epochs: int, seed: int = 0, first: int = 0) -> Tensor:
+    """How often each row is drawn in some epochs, [len]."""
+    n = len(source)
+    indices = [batch.indices for batch in take(Loader(source, n, seed, position=first * n), epochs)]
+    return torch.bincount(torch.cat(indices), minlength=n)
+
+
+def test_rows_are_drawn_by_their_weights_in_every_epoch() -> None:
+    source = Weighted([1.0] * 12 + [0.2] * 10 + [3.0] * 2 + [0.0])
+    expected = source.weights / source.weights.sum() * len(source)
+    for epoch in range(20):  # as near to its share as whole numbers go
+        drawn = counts(source, 1, seed=4, first=epoch)
+        assert int(drawn.sum()) == len(source)
+        assert (drawn >= expected.floor()).all()
+        assert (drawn <= expected.ceil()).all()
+    long = counts(source, 400, seed=4) / 400
+    assert torch.allclose(long.double(), expected, atol=0.08)
+    assert long[-1] == 0
+
+
+def test_equal_weights_show_each_row_once() -> None:
+    assert counts(Weighted([0.7] * 30), 1, seed=9).tolist() == [1] * 30
+
+
+def test_weighted_epochs_are_shuffled_and_differ() -> None:
+    source = Weighted([1.0, 2.0] * 25)
+    first, second = (batch.indices.tolist() for batch in take(Loader(source, 50, seed=0), 2))
+    other = next(Loader(source, 50, seed=1)).indices.tolist()
+    assert sorted(first) != first
+    assert len({tuple(first), tuple(second), tuple(other)}) == 3
+    assert next(Loader(source, 50, seed=0)).indices.tolist() == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_keep_what_resuming_and_sharing_promise(workers: int) -> None:
+    source = Weighted([0.2, 1.0, 1.0, 4.0, 0.5, 1.0, 0.3])
+    whole = take(Loader(source, 6, seed=2), 9)
+    resumed = take(Loader(source, 6, seed=2, position=24, workers=workers), 5)
+    assert order(resumed) == order(whole[4:])
+    ranks = [take(Loader(source, 3, seed=2, rank=rank, world=2, workers=workers), 9) for rank in range(2)]
+    for batch, left, right in zip(whole, *ranks, strict=True):
+        assert torch.equal(batch.indices, torch.cat([left.indices, right.indices]))
+        assert torch.equal(batch.rows, source.table[batch.indices])
+
+
+def test_weights_of_none_are_no_weights() -> None:
+    images = torch.zeros(9, 1, 1, 1, dtype=torch.uint8)
+    plain, none = Loader(Latents(9), 4, seed=6), Loader(ArrayDataset("a", images), 4, seed=6)
+    assert order(take(plain, 8)) == order(take(none, 8))
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
+def test_weights_that_cannot_be_drawn_by(weights: list[float]) -> None:
+    with pytest.raises(AlphabarError, match="sampling weights must be finite and at least 0, and one of them above 0"):
+        Loader(Weighted(weights), 2, seed=0)
+
+
+def test_too_few_weights() -> None:
+    source = Weighted([1.0, 2.0])
+    source.weights = source.weights[:1]
+    with pytest.raises(AlphabarError, match=r"2 rows need sampling weights \[2\], not \[1\]"):
+        Loader(source, 2, seed=0)
+
+
 class Broken(Latents):
     """One row cannot be read until it is mended."""
 

@@ -39,6 +39,17 @@ TINY: list[NetworkConfig] = [SMALL, LARGE, DENSE, CONV, CLASSES]
 UNETS: list[NetworkConfig] = [SMALL, LARGE, replace(LARGE, mode="add", attention=())]
 
 
+PROMPTED = replace(
+    LARGE,
+    num_heads=(1, 2, 4),
+    dropout=0.0,
+    context_dim=6,
+    extra_channels=2,
+    linear_projection=True,
+    transformer_depth=2,
+)
+
+
 def awake(network: nn.Module) -> nn.Module:
     """In evaluation mode, with weights from which nothing is zero."""
     generator = torch.Generator().manual_seed(1)
@@ -83,6 +94,109 @@ def test_unets_see_the_timestep(config: NetworkConfig) -> None:
     network = awake(build(config))
     x = torch.randn(1, config.in_channels, 8, 8)  # type: ignore[union-attr]
     assert not torch.allclose(network(x, torch.tensor([0])), network(x, torch.tensor([500])), atol=1e-3)
+
+
+def conditions(n: int = 3, height: int = 8, width: int = 12) -> dict[str, Tensor]:
+    """What a `PROMPTED` network is told: five words and two maps."""
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randn(n, 2, height, width, generator=generator)
+    return {"text": torch.randn(n, 5, 6, generator=generator), "concat": maps}
+
+
+PROMPTED_VARIANTS = [
+    PROMPTED,
+    replace(PROMPTED, linear_projection=False, num_heads=2),
+    replace(PROMPTED, attention=(), middle_attention=True),
+    replace(PROMPTED, mode="add", middle_attention=False),
+]
+
+
+@pytest.mark.parametrize("config", PROMPTED_VARIANTS)
+def test_a_conditional_unet_starts_at_zero_and_reaches_every_parameter(config: UNetConfig) -> None:
+    network, x, t = UNet(config), torch.randn(3, 3, 8, 12), torch.tensor([0, 300, 999])
+    assert torch.equal(network(x, t, conditions()), torch.zeros(3, 3, 8, 12))
+    awake(network)(x, t, conditions()).square().sum().backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize("key", ["text", "concat"])
+@pytest.mark.parametrize("config", PROMPTED_VARIANTS)
+@torch.no_grad()
+def test_a_row_of_a_conditional_unet_sees_its_own_condition_only(config: UNetConfig, key: str) -> None:
+    network, x, t, cond = awake(UNet(config)), torch.randn(3, 3, 8, 12), torch.tensor([0, 300, 999]), conditions()
+    together = network(x, t, cond)
+    alone = network(x[1:2], t[1:2], {name: value[1:2] for name, value in cond.items()})
+    torch.testing.assert_close(alone, together[1:2], rtol=1e-5, atol=1e-5)
+    other = network(x, t, {**cond, key: torch.cat([-cond[key][:1], cond[key][1:]])})
+    assert (other[0] - together[0]).abs().max() > 1e-3
+    torch.testing.assert_close(other[1:], together[1:], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_conditional_unet_in_bf16_takes_conditions_in_float32() -> None:
+    network, x, t = awake(UNet(PROMPTED)), torch.randn(3, 3, 8, 12), torch.tensor([0, 300, 999])
+    expected = network(x, t, conditions())
+    out = network.bfloat16()(x.bfloat16(), t, conditions())
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).norm() / expected.norm() < 0.05
+
+
+def test_a_unet_says_what_it_is_told() -> None:
+    variants = [LARGE, replace(LARGE, context_dim=6), replace(LARGE, extra_channels=5), PROMPTED]
+    assert [UNet(c).cond_keys for c in variants] == [(), ("text",), ("concat",), ("text", "concat")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": None}, "this UNet needs cond 'text' of shape [3, L, 6]"),
+        ({"concat": None}, "this UNet needs cond 'concat' of shape [3, 2, 8, 12]"),
+        ({"txt": torch.zeros(3)}, "this UNet cannot use cond 'txt'; did you mean 'text'?"),
+        ({"label": torch.zeros(3)}, "this UNet cannot use cond 'label'; known: concat, text"),
+        ({"text": torch.zeros(3, 5, 8)}, "cond 'text' of this UNet should have shape [3, L, 6], not [3, 5, 8]"),
+        ({"text": torch.zeros(1, 5, 6)}, "cond 'text' of this UNet should have shape [3, L, 6], not [1, 5, 6]"),
+        ({"text": torch.zeros(3, 0, 6)}, "cond 'text' of this UNet should have shape [3, L, 6], not [3, 0, 6]"),
+        ({"text": torch.zeros(3, 6)}, "cond 'text' of this UNet should have shape [3, L, 6], not [3, 6]"),
+        (
+            {"concat": torch.zeros(3, 5, 8, 12)},
+            "cond 'concat' of this UNet should have shape [3, 2, 8, 12], not [3, 5, 8, 12]",
+        ),
+        (
+            {"concat": torch.zeros(3, 2, 64, 96)},
+            "cond 'concat' of this UNet should have shape [3, 2, 8, 12], not [3, 2, 64, 96]",
+        ),
+    ],
+)
+def test_wrong_conditions_are_one_clear_line(change: dict[str, Tensor | None], message: str) -> None:
+    cond = {key: value for key, value in {**conditions(), **change}.items() if value is not None}
+    with pytest.raises(AlphabarError) as caught:
+        UNet(PROMPTED)(torch.randn(3, 3, 8, 12), torch.tensor([0, 300, 999]), cond)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("cond", [None, {}])
+def test_a_conditional_unet_does_not_go_without_text(cond: dict[str, Tensor] | None) -> None:
+    with pytest.raises(AlphabarError, match="needs cond 'text'"):
+        UNet(PROMPTED)(torch.randn(1, 3, 8, 8), torch.tensor([0]), cond)
+
+
+@pytest.mark.parametrize(
+    ("attention", "middle", "expected"),
+    [((1, 2), None, True), ((0, 1), None, False), ((0, 1), True, True), ((1, 2), False, False)],
+)
+def test_attention_in_the_middle(attention: tuple[int, ...], middle: bool | None, expected: bool) -> None:
+    network = UNet(replace(LARGE, attention=attention, middle_attention=middle))
+    assert (sum(p.numel() for p in network.middle1.attention.parameters()) > 0) == expected
+
+
+def test_heads_are_one_number_or_one_per_level() -> None:
+    assert UNetConfig.from_dict({"num_heads": 4}) == UNetConfig(num_heads=4)
+    assert UNetConfig.from_dict({"num_heads": [2, 4, 8]}) == UNetConfig(num_heads=(2, 4, 8))
+    assert [UNetConfig(num_heads=(2, 4, 8)).heads(level) for level in range(3)] == [2, 4, 8]
+    with pytest.raises(AlphabarError, match="3 does not divide 16"):
+        UNet(replace(LARGE, num_heads=(2, 2, 3)))
+    UNet(replace(LARGE, num_heads=(3, 2, 4)))  # 3 does not divide 8, but level 0 has no attention
 
 
 def run(network: nn.Module, n: int = 3, seed: int = 2) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -203,8 +317,7 @@ def test_classifier_features_are_as_wide_as_its_last_stage() -> None:
 
 
 def test_every_config_survives_json() -> None:
-    assert [type(config) for config in (LARGE, SMALL, DENSE, CONV, CLASSES)] == list(CONFIGS.values())
-    for config in TINY:
+    for config in [*TINY, PROMPTED, *(kind() for kind in CONFIGS.values())]:
         assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
@@ -227,6 +340,14 @@ def test_every_config_survives_json() -> None:
         ({"type": "unet", "mode": "film"}, "mode cannot be 'film'; known: add, scale_shift"),
         ({"type": "unet", "attention": [3]}, "attention names level 3; the levels are 0..2"),
         ({"type": "unet", "dropout": 1}, "unet.dropout must be at least 0 and below 1, not 1.0"),
+        ({"type": "unet", "num_heads": [4, 0, 4]}, "unet.num_heads must be at least 1, not 0"),
+        ({"type": "unet", "num_heads": [4, 4]}, "unet.num_heads must be one number or one per level: 3, not 2"),
+        ({"type": "unet", "num_heads": [4, "4", 4]}, "num_heads should be a whole number, got '4'"),
+        ({"type": "unet", "num_heads": None}, "num_heads should be a whole number, got None"),
+        ({"type": "unet", "context_dim": 0}, "unet.context_dim must be at least 1, not 0"),
+        ({"type": "unet", "transformer_depth": 0}, "unet.transformer_depth must be at least 1, not 0"),
+        ({"type": "unet", "extra_channels": -1}, "unet.extra_channels must be at least 0, not -1"),
+        ({"type": "unet", "context_dim": 8, "attention": []}, "unet.context_dim needs attention that reads the text"),
         ({"type": "small-unet", "channels": [8, 16]}, "channels needs 3 values, got 2"),
         (
             {"type": "conv-autoencoder", "encoder_blocks": 0},

@@ -12,7 +12,16 @@ from torch import Tensor
 from alphabar.codec import LatentCodec, PixelCodec
 from alphabar.io import load_tensors
 from alphabar.models import Model, ProcessConfig
-from alphabar.nn import Autoencoder, ConvAutoencoderConfig, NetworkConfig, SmallUNetConfig, build
+from alphabar.nn import (
+    Autoencoder,
+    ClipTextConfig,
+    ConvAutoencoderConfig,
+    NetworkConfig,
+    SmallUNetConfig,
+    UNetConfig,
+    build,
+)
+from alphabar.text import TextEncoder, Tokenizer
 from alphabar.train import Recipe, read_metrics, recipe_from_dict
 from alphabar.train.checkpoint import latest_checkpoint
 
@@ -75,6 +84,31 @@ def latent_model() -> Model:
     """Of 20 timesteps, in the latents of `latent_codec`."""
     config = SmallUNetConfig(in_channels=2, out_channels=2, channels=(8, 8, 8), emb_dim=16)
     return Model(network(config), ProcessConfig(timesteps=20), latent_codec(), 8, 1)
+
+
+def text_encoder() -> TextEncoder:
+    """A tower that was not trained, with a tokeniser of a few captions."""
+    tokenizer = Tokenizer.train(["red heart", "blue circle", "man dark skin tone"], vocab_size=530, length=8)
+    config = ClipTextConfig(vocab_size=530, length=8, width=16, layers=2, num_heads=2, mlp=32)
+    return TextEncoder(tokenizer, network(config))
+
+
+def word_model(**unet: Any) -> Model:
+    """Of 20 timesteps, in the latents of `latent_codec`, told words."""
+    config = UNetConfig(
+        **{
+            "in_channels": 2,
+            "out_channels": 2,
+            "channels": (8, 16),
+            "blocks": 1,
+            "attention": (0, 1),
+            "num_heads": 2,
+            "emb_dim": 16,
+            "context_dim": 16,
+            **unet,
+        }
+    )
+    return Model(network(config), ProcessConfig(timesteps=20), latent_codec(), 8, 1, text=text_encoder())
 
 
 def write_recipe(path: Path, **overrides: Any) -> Path:

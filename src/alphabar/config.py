@@ -22,7 +22,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass from plain values; every key must be known and every value of the field's type.
 
     Args:
-        cls: a dataclass whose fields are int, float, str, bool, Literal, tuples of these, None unions or dataclasses.
+        cls: a dataclass whose fields are int, float, str, bool, Literal, tuples of these, None unions, unions of one
+            and a tuple (`int | tuple[int, ...]`) or dataclasses.
         values: as read from TOML or JSON; a list fits a tuple, a whole number fits a float.
         where: names the place in errors, such as the file.
 
@@ -65,7 +66,11 @@ def _place(where: str, key: str) -> str:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return None if value is None else _convert(next(a for a in args if a is not type(None)), value, where)
+        if value is None and type(None) in args:
+            return None
+        kinds = [a for a in args if a is not type(None)]
+        lists = [a for a in kinds if typing.get_origin(a) is tuple] if isinstance(value, list | tuple) else []
+        return _convert((lists or kinds)[0], value, where)
     if origin is Literal:
         if value not in args:
             hint_text = nearest(str(value), [str(a) for a in args])

@@ -1,7 +1,7 @@
-"""Model folders: `model.json` beside safetensors, for denoisers, autoencoders and classifiers.
+"""Model folders: `model.json` beside safetensors, for denoisers, autoencoders, CLIP and classifiers.
 
 A folder says everything that is needed to use its weights: the network's shape, schedule and prediction type, the codec
-with its scale, the size of the images. Nothing is guessed at load, and the hashes in `model.json` must fit.
+with its scale, the text encoder with its tokeniser, the size of the images. Nothing is guessed at load, and the hashes in `model.json` must fit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from alphabar.codec import Codec, LatentCodec, load_codec
 from alphabar.diffusion import Process, make_prediction, make_schedule, make_weight
 from alphabar.errors import AlphabarError, nearest
 from alphabar.io import atomic_folder, hash_tensors, load_tensors, load_weights, read_json, save_tensors, write_json
-from alphabar.nn import Classifier, build, config_from_dict, config_to_dict
+from alphabar.nn import Classifier, Clip, build, config_from_dict, config_to_dict
+from alphabar.text import TextEncoder, Tokenizer, load_text
 from alphabar.types import Denoiser
 
 FORMAT = 1
 PRETRAINED = Path(__file__).parent / "pretrained"
+TOKENIZER = "tokenizer.json"
 KEYS = {
     "denoiser": ("image", "process", "network", "network_sha256", "codec"),
     "autoencoder": ("image", "codec"),
     "classifier": ("image", "network", "network_sha256"),
+    "clip": ("image", "network", "network_sha256"),
 }
-"""What model.json holds for each kind, besides format, kind and card: tables, and hashes as text."""
+"""What model.json holds for each kind, besides format, kind and card: tables, and hashes as text. A denoiser that is
+told words also has `text`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Model:
         size: height and width of an image.
         channels: 1 for greyscale, 3 for colour.
         card: how the weights were made, as plain values.
+        text: what turns prompts into what the network is told; None where it is told nothing.
     """
 
     network: nn.Module
@@ -90,6 +95,7 @@ class Model:
     size: int
     channels: int
     card: Mapping[str, Any] = field(default_factory=dict)
+    text: TextEncoder | None = None
 
     @property
     def process(self) -> Process:
@@ -101,10 +107,21 @@ class Model:
         """Where the network is."""
         return next(self.network.parameters()).device
 
+    @property
+    def extra_channels(self) -> int:
+        """Channels that the network is shown beside x: those of a mask and an image, where it was trained to fill in."""
+        return getattr(getattr(self.network, "config", None), "extra_channels", 0)
+
+    def shape(self, n: int) -> tuple[int, ...]:
+        """Of the x0 of n images."""
+        return self.codec.shape(n, self.size, self.size)
+
     def to(self, device: torch.device | str) -> Model:
-        """Move network and codec, in place."""
+        """Move network, codec and text encoder, in place."""
         self.network.to(device)
         self.codec.to(device)
+        if self.text is not None:
+            self.text.to(device)
         return self
 
     def prepared(self, precision: engine.Precision) -> Model:
@@ -116,12 +133,13 @@ class Model:
         return self.process.denoiser(self.network, self.settings.clip)
 
     def save(self, folder: Path) -> None:
-        """Write the model folder: model.json, network.safetensors and, for latents, codec.safetensors."""
+        """Write the model folder: model.json, network.safetensors; codec.safetensors for latents; the text encoder."""
         with atomic_folder(folder) as temporary:
             description = {
                 "process": config.to_dict(self.settings),
                 **_save_network(self.network, temporary),
                 "codec": self.codec.save(temporary),
+                **({} if self.text is None else {"text": self.text.save(temporary)}),
             }
             _describe(temporary, "denoiser", self.size, self.channels, description, self.card)
 
@@ -138,6 +156,7 @@ def load_model(name: str | Path) -> Model:
         size=image.size,
         channels=image.channels,
         card=description["card"],
+        text=load_text(folder, config.read(description, "text", dict, str(path))) if "text" in description else None,
     )
 
 
@@ -169,8 +188,36 @@ def load_classifier(name: str | Path) -> Classifier:
     return network
 
 
+def save_clip(
+    network: nn.Module, tokenizer: Tokenizer, size: int, channels: int, card: Mapping[str, Any], folder: Path
+) -> None:
+    """Write both towers of a CLIP and its tokeniser as a model folder."""
+    with atomic_folder(folder) as temporary:
+        tokenizer.save(temporary / TOKENIZER)
+        _describe(temporary, "clip", size, channels, _save_network(network, temporary), card)
+
+
+def load_clip(name: str | Path) -> tuple[Clip, Tokenizer]:
+    """Load both towers of a CLIP and its tokeniser; see `load_model` for the name."""
+    folder, description = _read(name, "clip")
+    network = _load_network(folder, description)
+    assert isinstance(network, Clip)
+    return network, Tokenizer.from_file(folder / TOKENIZER)
+
+
+def load_text_encoder(name: str | Path, layer: int = -1) -> TextEncoder:
+    """The text tower of a CLIP, as a denoiser uses it.
+
+    Args:
+        name: see `load_model`.
+        layer: whose output is used, counted from the end: -1 is the last.
+    """
+    clip, tokenizer = load_clip(name)
+    return TextEncoder(tokenizer, clip.text, layer)
+
+
 def kind_of(name: str | Path) -> str:
-    """What a model folder holds: denoiser, autoencoder or classifier."""
+    """What a model folder holds: denoiser, autoencoder, clip or classifier."""
     return str(_read(name, None)[1]["kind"])
 
 

@@ -20,6 +20,7 @@ examples:
   alphabar data list                                what there is, and what is already on this machine
   alphabar data fetch fashion-mnist                 get it once, verify it, keep it in the cache
   alphabar data show fashion-mnist --out grid.png   a labelled grid
+  alphabar data show emoji --split test             pictures with captions; test holds combinations never trained on
   alphabar data show ~/photos -n 16 --size 128      any folder of PNG, JPEG or WebP images
 
 A set is looked for in --root (or $ALPHABAR_DATA), in what a Debian package installed, in our cache ($XDG_CACHE_HOME or
@@ -40,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions.add_parser("list", parents=[root], help="the named sets and where each is now; fetches nothing")
 
     fetch = actions.add_parser("fetch", parents=[root], help="get a named set, verified, into the cache")
-    fetch.add_argument("name", metavar="NAME", help="fashion-mnist, mnist or digits")
+    fetch.add_argument("name", metavar="NAME", help="fashion-mnist, mnist, digits or emoji")
 
     show = actions.add_parser("show", parents=[root], help="write a labelled grid of images as PNG")
     show.add_argument("name", metavar="NAME", help="a named set, or a folder of images")
@@ -72,7 +73,8 @@ def _list(args: argparse.Namespace) -> None:
     for named in NAMED_SETS.values():
         train, test = (f"{count:,}" for count in named.counts)
         size = f"{named.size}x{named.size}"
-        print(f"{named.name:14} {train:>6} train  {test:>6} test  {size:>5} grey  {_place(named, args.root)}")
+        colour = "grey" if named.channels == 1 else "RGB"
+        print(f"{named.name:14} {train:>6} train  {test:>6} test  {size:>5} {colour:4}  {_place(named, args.root)}")
     print("or any folder of PNG, JPEG or WebP images, by its path")
 
 

@@ -1,4 +1,4 @@
-"""`alphabar sample`: images out of noise."""
+"""`alphabar sample`: images out of noise, and out of words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alphabar.generate import SamplerConfig
-    from alphabar.models import Model
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from alphabar.generate import Guidance, Parts, SamplerConfig, Start
 
 EPILOG = """\
 examples:
@@ -17,9 +20,19 @@ examples:
   alphabar sample fashion-pixel --sampler ddim --steps 20          deterministic, 20 steps
   alphabar sample runs/fashion-pixel --sampler ddpm --steps 1000   DDPM as published
   alphabar sample fashion-latent -n 8 --trajectory walk.gif        watch them come out of the noise
+  alphabar sample emoji --prompt "purple heart" -n 16              words to pictures
+  alphabar sample emoji --prompt "red car" --prompt "blue car"     a row for each prompt
+  alphabar sample ~/stable-diffusion-v1-5 --prompt "a lighthouse at dusk" --out lighthouse.png
+  alphabar sample sd.safetensors --prompt "in watercolour" --image photo.png --strength 0.6 --low-memory
 
-Image k of a seed is the same whatever -n is. Models that come with alphabar: fashion-pixel, fashion-latent.
+Image k of a seed is the same whatever -n is. A model is a run folder, a model folder, the name of one that comes with
+alphabar (fashion-pixel, fashion-latent, emoji), or Stable Diffusion 1.x or 2.x: a folder in the diffusers layout, a
+.safetensors file in the original layout, or the id of one on the Hugging Face hub.
 """
+NAMES = {"emoji": "emoji-latent"}
+"""Short names of shipped models."""
+GUIDANCE = 3.0
+GUIDANCE_STABLE_DIFFUSION = 7.5
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,25 +41,55 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sample", help="draw images from a model", description="Draw images.", epilog=EPILOG, formatter_class=form
     )
-    parser.add_argument("model", metavar="RUN", help="a run folder, a model folder or the name of a shipped model")
-    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many images (default: 64)")
-    parser.add_argument("--sampler", default="ddpm", choices=["ddpm", "ddim", "heun", "dpmpp-2m"], help="default: ddpm")
-    parser.add_argument("--steps", type=int, default=50, metavar="N", help="timesteps visited (default: 50)")
+    parser.add_argument("model", metavar="MODEL", help="a run, a model or a Stable Diffusion; see below")
     parser.add_argument(
-        "--spacing", default="trailing", choices=["trailing", "leading", "linspace"], help="default: trailing"
+        "-n", type=int, metavar="N", help="images, per prompt (default: 64; 16 with a prompt; 1 if large)"
     )
-    parser.add_argument("--eta", type=float, default=0.0, metavar="X", help="DDIM's fresh noise, 0..1 (default: 0)")
-    parser.add_argument("--variance", default="small", choices=["small", "large"], help="DDPM's (default: small)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise (default: 0)")
-    parser.add_argument(
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="FILE", help="default: grid.png")
+    parser.add_argument("--trajectory", type=Path, metavar="FILE", help="also write the walk of the first 16 as a GIF")
+    words = parser.add_argument_group("words")
+    words.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
+    words.add_argument("--negative", default="", metavar="TEXT", help="what guidance moves away from")
+    words.add_argument(
+        "--guidance",
+        type=float,
+        metavar="X",
+        help=f"1 takes the prompt as it is, more exaggerates it (default: {GUIDANCE:g}; Stable Diffusion "
+        f"{GUIDANCE_STABLE_DIFFUSION:g})",
+    )
+    words.add_argument("--rescale", type=float, default=0.0, metavar="X", help="tame large guidance, 0..1 (default: 0)")
+    words.add_argument(
+        "--interval", type=int, nargs=2, metavar=("LOW", "HIGH"), help="guide at these timesteps only (default: all)"
+    )
+    images = parser.add_argument_group("images to begin from")
+    images.add_argument("--image", type=Path, metavar="FILE", help="vary this image instead of noise")
+    images.add_argument("--strength", type=float, metavar="X", help="how much, 0..1 (default: 0.6; 1 with a mask)")
+    images.add_argument("--mask", type=Path, metavar="FILE", help="make only what is white in this image")
+    images.add_argument("--size", type=int, metavar="PIXELS", help="height and width (default: the model's)")
+    walk = parser.add_argument_group("the walk")
+    walk.add_argument("--sampler", choices=["ddpm", "ddim", "heun", "dpmpp-2m"], help="default: ddpm; with words ddim")
+    walk.add_argument("--steps", type=int, default=50, metavar="N", help="timesteps visited (default: 50)")
+    walk.add_argument(
+        "--spacing", choices=["trailing", "leading", "linspace"], help="default: trailing, or what a pipeline asks for"
+    )
+    walk.add_argument("--eta", type=float, default=0.0, metavar="X", help="DDIM's fresh noise, 0..1 (default: 0)")
+    walk.add_argument("--variance", default="small", choices=["small", "large"], help="DDPM's (default: small)")
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument(
         "--precision",
         default="float32",
         choices=["float32", "bf16", "auto"],
         help="float32 is exact; bf16 is faster where the hardware has it; auto chooses (default: float32)",
     )
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="FILE", help="default: grid.png")
-    parser.add_argument("--trajectory", type=Path, metavar="FILE", help="also write the walk of the first 16 as a GIF")
+    machine.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
+    machine.add_argument(
+        "--low-memory", action="store_true", help="Stable Diffusion: one stage in memory at a time, tiles of 512 pixels"
+    )
+    machine.add_argument(
+        "--prediction", choices=["eps", "v", "x0"], help="Stable Diffusion: where a single file does not say it"
+    )
+    machine.add_argument("--tokenizer", type=Path, metavar="DIR", help="Stable Diffusion: of a single file")
     parser.set_defaults(run=run)
 
 
@@ -55,28 +98,113 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from alphabar import engine
-    from alphabar.errors import AlphabarError
-    from alphabar.generate import SamplerConfig, sample
-    from alphabar.models import load_model
-    from alphabar.report.grid import image_grid, save_png
+    from alphabar.generate import sample
+    from alphabar.report.grid import save_png
 
-    if args.n < 1:
-        raise AlphabarError(f"-n must be at least 1, got {args.n}")
+    _check(args)
+    engine.tune_allocator()
+    parts, sampler, guidance = _open(args, engine.choose_device(args.device))
+    per_prompt = args.n or (1 if parts.size >= 256 else 16 if args.prompt else 64)
+    prompts = None if args.prompt is None else [prompt for prompt in args.prompt for _ in range(per_prompt)]
+    n = per_prompt if prompts is None else len(prompts)
+    start = _start(args, parts)
+    steps = sampler.steps if start is None else max(1, round(start.strength * sampler.steps))
+    batch_size = 64 if parts.size < 256 else 4
+    with tqdm(total=math.ceil(n / batch_size) * steps, unit="step", desc=args.model, disable=None) as bar:
+        images = sample(
+            parts,
+            n,
+            sampler,
+            seed=args.seed,
+            batch_size=batch_size,
+            prompts=prompts,
+            negative=args.negative,
+            guidance=guidance,
+            start=start,
+            on_step=bar.update,
+        )
+    save_png(_grid(images, args.prompt, per_prompt, parts.size), args.out)
+    told = "" if guidance is None else f", guidance {guidance.scale:g}"
+    print(f"{args.out}: {n} images, {sampler.name} in {steps} steps{told}, seed {args.seed}")
+    if args.trajectory is not None:
+        _write_trajectory(parts, sampler, args, None if prompts is None else prompts[:16], guidance, start)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from alphabar.errors import AlphabarError
+
+    for flag, value in (("-n", args.n), ("--size", args.size)):
+        if value is not None and value < 1:
+            raise AlphabarError(f"{flag} must be at least 1, got {value}")
     for path, suffix in ((args.out, ".png"), (args.trajectory, ".gif")):
         if path is not None and path.suffix.lower() != suffix:
             raise AlphabarError(f"{path}: give it a name that ends in {suffix}")
-    sampler = SamplerConfig(args.sampler, args.steps, args.spacing, args.eta, args.variance)
-    engine.tune_allocator()
-    device = engine.choose_device(args.device)
-    model = load_model(args.model).to(device).prepared(engine.choose_precision(args.precision, device))
-    batches = math.ceil(args.n / 64)
-    with tqdm(total=batches * args.steps, unit="step", desc=args.model, disable=None) as bar:
-        images = sample(model, args.n, sampler, seed=args.seed, on_step=bar.update)
-    save_png(image_grid(images, columns=_columns(args.n), scale=max(1, 64 // model.size)), args.out)
-    print(f"{args.out}: {args.n} images, {args.sampler} in {args.steps} steps, seed {args.seed}")
-    if args.trajectory is not None:
-        _write_trajectory(model, sampler, args)
-    return 0
+    if args.image is None and (args.mask or args.strength is not None):
+        raise AlphabarError("--mask and --strength are about an image: name it with --image")
+
+
+def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, SamplerConfig, Guidance | None]:
+    """The model, its sampler and how closely it follows its words."""
+    from dataclasses import replace
+
+    from alphabar import engine
+    from alphabar.errors import AlphabarError
+    from alphabar.generate import Guidance, SamplerConfig, Spacing
+    from alphabar.models import load_model
+    from alphabar.stable_diffusion import LowMemory, is_stable_diffusion, open_pipeline
+
+    precision = engine.choose_precision(args.precision, device)
+    parts: Parts
+    spacing: Spacing = "trailing"
+    offset, scale = 0, GUIDANCE
+    if is_stable_diffusion(args.model):
+        pipeline = open_pipeline(args.model, prediction=args.prediction, tokenizer=args.tokenizer)
+        spacing, scale = pipeline.config.spacing, GUIDANCE_STABLE_DIFFUSION
+        offset = pipeline.config.steps_offset
+        if args.low_memory:
+            parts = LowMemory(pipeline, args.size, precision, device)
+        else:
+            whole = pipeline.load(precision)
+            parts = replace(whole, codec=whole.codec.prepared(precision), size=args.size or whole.size).to(device)
+    else:
+        if args.low_memory or args.prediction or args.tokenizer:
+            raise AlphabarError("--low-memory, --prediction and --tokenizer are for Stable Diffusion")
+        model = load_model(NAMES.get(args.model, args.model)).to(device)
+        parts = replace(model.prepared(precision), size=args.size or model.size)
+    hears = parts.text is not None if not args.low_memory else True
+    if args.prompt and not hears:
+        raise AlphabarError(f"{args.model} was trained without words: leave out --prompt")
+    name = args.sampler or ("ddim" if hears else "ddpm")
+    sampler = SamplerConfig(name, args.steps, args.spacing or spacing, args.eta, args.variance, offset)
+    asked = scale if args.guidance is None else args.guidance
+    interval = None if args.interval is None else (args.interval[0], args.interval[1])
+    return parts, sampler, Guidance(asked, args.rescale, interval) if args.prompt else None
+
+
+def _start(args: argparse.Namespace, parts: Parts) -> Start | None:
+    if args.image is None:
+        return None
+    from alphabar.data import read_image
+    from alphabar.generate import begin_from
+
+    image = read_image(args.image, parts.size, parts.channels)
+    mask = None if args.mask is None else (read_image(args.mask, parts.size, 1) > 0).float()
+    strength = args.strength if args.strength is not None else 0.6 if mask is None else 1.0
+    return begin_from(parts, image, strength, mask, args.seed)
+
+
+def _grid(images: Tensor, prompts: list[str] | None, per_prompt: int, size: int) -> Image:
+    """A row for each of several prompts, its words below its first image; else a grid."""
+    from alphabar.data import to_uint8
+    from alphabar.report.grid import image_grid, labelled_grid
+
+    scale = max(1, 64 // size)
+    if prompts is None or len(prompts) == 1:
+        return image_grid(images, _columns(len(images)), scale)
+    labels = [prompt if k == 0 else "" for prompt in prompts for k in range(per_prompt)]
+    columns = per_prompt if per_prompt > 1 else _columns(len(images))
+    return labelled_grid(to_uint8(images), labels, columns, scale)
 
 
 def _columns(n: int) -> int:
@@ -85,20 +213,33 @@ def _columns(n: int) -> int:
     return next((c for c in range(square, math.isqrt(2 * n) + 1) if n % c == 0), square)
 
 
-def _write_trajectory(model: Model, sampler: SamplerConfig, args: argparse.Namespace) -> None:
+def _write_trajectory(
+    parts: Parts,
+    sampler: SamplerConfig,
+    args: argparse.Namespace,
+    prompts: list[str] | None,
+    guidance: Guidance | None,
+    start: Start | None,
+) -> None:
     """At most 60 frames: what the sampler holds on the left, the image it predicts on the right."""
-    from alphabar.generate import generate
+    from alphabar.generate import encode_prompts, generate
     from alphabar.report.grid import image_grid, save_gif, sheet
 
-    count = min(args.n, 16)
+    count = min(args.n or 16, 16) if prompts is None else len(prompts)
     columns = 4 if count > 4 else count
     frames = []
-    every = max(1, args.steps // 60)
-    for k, step in enumerate(generate(model, range(count), sampler, seed=args.seed)):
-        if k % every and k != args.steps - 1:
+    if prompts is None and parts.text is not None:
+        prompts = [""] * count
+    cond, null = (None, None) if prompts is None else encode_prompts(parts, prompts, args.negative)
+    steps = list(
+        generate(parts, range(count), sampler, seed=args.seed, cond=cond, null=null, guidance=guidance, start=start)
+    )
+    codec, every = parts.codec, max(1, len(steps) // 60)
+    for k, step in enumerate(steps):
+        if k % every and k != len(steps) - 1:
             continue
-        pair = [model.codec.decode(x).clamp(-1, 1).cpu() for x in (step.x, step.estimate.x0)]
-        grids = [image_grid(images, columns, scale=max(1, 64 // model.size)) for images in pair]
+        pair = [codec.decode(x).clamp(-1, 1).cpu() for x in (step.x, step.estimate.x0)]
+        grids = [image_grid(images, columns, scale=max(1, 64 // parts.size)) for images in pair]
         frames.append(sheet(grids, columns=2, pad=8))
     save_gif(frames, args.trajectory, ms=80)
     print(f"{args.trajectory}: {len(frames)} frames; left what the sampler holds, right the image it predicts")

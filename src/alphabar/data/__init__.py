@@ -2,7 +2,8 @@
 
 from alphabar.data.convert import to_uint8, to_unit
 from alphabar.data.datasets import ArrayDataset, Dataset, fallback_dataset, open_dataset
-from alphabar.data.folder import ImageFolder
+from alphabar.data.emoji import EmojiDataset
+from alphabar.data.folder import ImageFolder, read_image
 from alphabar.data.loader import Batch, Loader, Rows
 from alphabar.data.sources import NAMED_SETS, NamedSet
 
@@ -11,12 +12,14 @@ __all__ = [
     "ArrayDataset",
     "Batch",
     "Dataset",
+    "EmojiDataset",
     "ImageFolder",
     "Loader",
     "NamedSet",
     "Rows",
     "fallback_dataset",
     "open_dataset",
+    "read_image",
     "to_uint8",
     "to_unit",
 ]

@@ -54,6 +54,11 @@ class Dataset(Protocol):
         ...
 
     @property
+    def weights(self) -> Tensor | None:
+        """How often the loader draws each image, [len] float, at least 0, in any unit; None: all alike."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of what the pixels are: two sets with the same one give the same rows."""
         ...
@@ -73,24 +78,36 @@ class ArrayDataset:
         images: uint8 [N, C, H, W] with H = W and C 1 or 3.
         labels: [N] whole numbers, or None.
         class_names: what label k is called.
+        captions: the caption of each image, or None.
+        weights: how often the loader draws each image, [N] float, or None for all alike.
 
     Raises:
-        ValueError: on images or labels of another type or shape.
+        ValueError: on images or labels of another type or shape, or another number of captions or weights.
     """
 
-    captions = None
-
     def __init__(
-        self, name: str, images: Tensor, labels: Tensor | None = None, class_names: Sequence[str] | None = None
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        captions: Sequence[str] | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be uint8 [N, C, H, H], not {images.dtype} {list(images.shape)}")
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images need labels [{len(images)}], not {list(labels.shape)}")
+        if captions is not None and len(captions) != len(images):
+            raise ValueError(f"{len(images)} images need {len(images)} captions, not {len(captions)}")
+        if weights is not None and weights.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images need weights [{len(images)}], not {list(weights.shape)}")
         self.name = name
         self.images = images
         self.labels = labels if labels is None else labels.long()
         self.class_names = class_names
+        self.captions = captions
+        self.weights = weights
         self.channels = int(images.shape[1])
         self.size = int(images.shape[2])
 
@@ -103,11 +120,13 @@ class ArrayDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the shape, the pixels and the labels."""
+        """SHA-256 over the shape, the pixels, the labels and the captions."""
         digest = hashlib.sha256(f"{list(self.images.shape)}\n".encode())
         digest.update(self.images.reshape(-1).numpy().data)
         if self.labels is not None:
             digest.update(self.labels.reshape(-1).numpy().data)
+        for caption in self.captions or ():
+            digest.update(f"{caption}\0".encode())
         return digest.hexdigest()
 
 
@@ -133,8 +152,8 @@ def open_dataset(
     """Open a named set or a folder of images.
 
     Args:
-        name: `fashion-mnist`, `mnist`, `digits`, or the path of a folder with PNG, JPEG or WebP images. A name wins
-            over a folder of the same name; `./mnist` is the folder.
+        name: `fashion-mnist`, `mnist`, `digits`, `emoji`, or the path of a folder with PNG, JPEG or WebP images. A
+            name wins over a folder of the same name; `./mnist` is the folder.
         split: "train" or "test". A folder's test split is held out by a hash of each image's name (see `ImageFolder`).
         size: height and width to resize to; default the set's own. A folder needs one.
         channels: 1 (grey) or 3 (RGB); default the set's own, 3 for a folder.
@@ -168,6 +187,11 @@ def open_dataset(
 def _open_named(
     named: NamedSet, split: str, size: int | None, channels: int | None, root: Path | None, progress: bool | None
 ) -> ArrayDataset:
+    if named.name == "emoji":
+        from alphabar.data.emoji import open_emoji
+
+        (font,) = load(named, tuple(named.sums), root, progress).values()
+        return open_emoji(font, split, size or named.size, channels or named.channels)
     files = SPLITS[split]
     data = load(named, files, root, progress)
     images, labels = (torch.from_numpy(from_idx(file, data[file]).copy()) for file in files)

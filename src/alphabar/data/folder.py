@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from alphabar.data.convert import to_unit
 from alphabar.errors import AlphabarError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -49,6 +49,7 @@ class ImageFolder:
 
     labels = None
     class_names = None
+    weights = None
 
     def __init__(self, folder: Path, split: str, size: int, channels: int) -> None:
         names, metadata = _scan(folder)
@@ -75,17 +76,8 @@ class ImageFolder:
         """
         out = torch.empty((len(indices), self.channels, self.size, self.size), dtype=torch.uint8)
         for row, index in zip(out, torch.as_tensor(indices).tolist(), strict=True):
-            row.copy_(torch.from_numpy(self._decode(self.folder / self.files[index])))
+            row.copy_(_decode(self.folder / self.files[index], self.size, self.channels))
         return out
-
-    def _decode(self, path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        try:
-            with Image.open(path) as image:
-                square = to_square(image, self.size, self.channels)
-        except Exception as error:  # damaged files make Pillow's readers fail with nearly any exception
-            reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-            raise AlphabarError(f"cannot read the image {path}: {reason}") from error
-        return np.array(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,6 +98,26 @@ class ImageFolder:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise AlphabarError(f"cannot read the image {self.folder / name}: {error.strerror}") from error
+
+
+def read_image(path: Path, size: int, channels: int) -> Tensor:
+    """One picture file, read as the images of a folder are: [1, channels, size, size] in [-1, 1].
+
+    Raises:
+        AlphabarError: naming the file that cannot be read.
+    """
+    return to_unit(_decode(path, size, channels).unsqueeze(0))
+
+
+def _decode(path: Path, size: int, channels: int) -> Tensor:
+    """uint8 [channels, size, size]."""
+    try:
+        with Image.open(path) as image:
+            square = to_square(image, size, channels)
+    except Exception as error:  # damaged files make Pillow's readers fail with nearly any exception
+        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise AlphabarError(f"cannot read the image {path}: {reason}") from error
+    return torch.from_numpy(np.array(square).reshape(size, size, channels).transpose(2, 0, 1))
 
 
 def to_square(image: Image.Image, size: int, channels: int) -> Image.Image:

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import AlphabarError
-from alphabar.rng import permutation
+from alphabar.rng import derive_seed, permutation
 
 AHEAD = 2
 """Batches kept ready per worker."""
 
 
 class Rows(Protocol):
-    """What a loader reads from: a data set, or cached latents. Where it has `labels`, batches carry them."""
+    """What a loader reads from: a data set, or cached latents.
+
+    Where it has `labels`, batches carry them; where it has `weights` ([len] float), rows are drawn by them.
+    """
 
     def __len__(self) -> int: ...
 
@@ -46,6 +49,10 @@ class Batch(NamedTuple):
 class Loader:
     """Endless batches: position p of the run is sample `permutation(seed, len, p // len)[p % len]`.
 
+    A source with `weights` is drawn by them: an epoch is still `len` samples, of which row i is `len * w_i / sum(w)`,
+    rounded up or down, by systematic resampling (Kitagawa 1996). So chance hardly adds to how often a row is seen, and
+    equal weights show each row once.
+
     The order depends on the seed alone: not on where a run was stopped, the number of processes or of workers. A batch
     may cross the end of an epoch, so all have the same size, and the source may be smaller than a batch.
 
@@ -59,8 +66,8 @@ class Loader:
         workers: threads that read ahead (decoding releases Python's lock); 0 reads when asked.
 
     Raises:
-        AlphabarError: an empty source, or a number out of its range. While iterating, whatever the source raises; the
-            position then stays, and asking again raises it again.
+        AlphabarError: an empty source, a number out of its range, or weights that cannot be drawn by. While iterating,
+            whatever the source raises; the position then stays, and asking again raises it again.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class Loader:
         self.world = world
         self._position = position
         self._labels: Tensor | None = getattr(source, "labels", None)
+        weights: Tensor | None = getattr(source, "weights", None)
+        self._cumulative = None if weights is None else _cumulative(weights, len(source))
         self._epoch: tuple[int, Tensor] | None = None
         self._limit = AHEAD * workers or 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="alphabar-loader") if workers else None
@@ -135,5 +144,24 @@ class Loader:
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, permutation(self.seed, len(self.source), epoch)
+            order = permutation(self.seed, len(self.source), epoch)
+            if self._cumulative is not None:
+                order = self._drawn(self._cumulative, epoch)[order]
+            self._epoch = epoch, order
         return self._epoch[1]
+
+    def _drawn(self, cumulative: Tensor, epoch: int) -> Tensor:
+        """The rows of one epoch before they are shuffled: one at each step of a comb with a random offset, [len]."""
+        offset = (derive_seed(self.seed, epoch, "weights") >> 39) / 2**24  # in [0, 1): few bits, so the sum is exact
+        comb = torch.arange(len(cumulative), dtype=torch.float64) + offset
+        return torch.searchsorted(cumulative, comb, right=True)
+
+
+def _cumulative(weights: Tensor, n: int) -> Tensor:
+    """The running sum of the weights, scaled so that it ends at n, [n] float64."""
+    if weights.shape != (n,):
+        raise AlphabarError(f"{n} rows need sampling weights [{n}], not {list(weights.shape)}")
+    cumulative = weights.double().cpu().cumsum(0)
+    if not (weights >= 0).all() or not 0 < float(cumulative[-1]) < float("inf"):
+        raise AlphabarError("sampling weights must be finite and at least 0, and one of them above 0")
+    return cumulative / cumulative[-1] * n

@@ -1,7 +1,8 @@
 """The named data sets: where each can come from, how it is verified, and where it is kept.
 
-Every set is four idx files. Whatever the source (a folder, a download, a Debian package, a wheel), the SHA-256 of the
-decompressed file decides whether it is the real one, so all sources give the same bytes.
+A set is four idx files, or the font that its images are drawn from. Whatever the source (a folder, a download, a Debian
+package, a wheel), the SHA-256 of the decompressed file decides whether it is the real one, so all sources give the same
+bytes. Only the font may be of any version, as each Debian release has another; the set's fingerprint tells them apart.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ SPLITS: Mapping[str, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-"""The files of each split: images, labels."""
+"""The idx files of each split: images, labels."""
+TRUETYPE = b"\0\1\0\0"
+"""How a font file starts."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,25 @@ class NamedSet:
 
     Attributes:
         name: as the user types it.
-        counts: images in the train and in the test split.
-        size: height and width in pixels; all named sets are square and grey.
-        sums: SHA-256 of each decompressed idx file, by file name.
-        class_names: what label k is called.
+        counts: images in the train and in the test split (for a font: with the version of Debian 12).
+        size: height and width in pixels; all named sets are square.
+        sums: SHA-256 of each decompressed file, by file name; None for a font of any version.
+        class_names: what label k is called; empty without labels.
         installed: where it may be on this machine; tried after the user's folder and before our cache.
         remote: where it can be fetched from, in order.
+        channels: 1 (grey) or 3 (RGB).
+        advice: what to do when no source has it.
     """
 
     name: str
     counts: tuple[int, int]
     size: int
-    sums: Mapping[str, str]
+    sums: Mapping[str, str | None]
     class_names: tuple[str, ...]
     installed: tuple[Source, ...]
     remote: tuple[Source, ...]
+    channels: int = 1
+    advice: str = "name a folder that has it: --root DIR"
 
 
 def note(line: str) -> None:
@@ -93,7 +100,7 @@ def sources(named: NamedSet, root: Path | None = None) -> list[Source]:
         if not asked.is_dir():
             what = "the data root" if root else "ALPHABAR_DATA"
             raise AlphabarError(
-                f"{what} {asked} is not a folder; name one that holds {named.name}/{SPLITS['train'][0]}.gz"
+                f"{what} {asked} is not a folder; name one that holds {named.name}/{next(iter(named.sums))}"
             )
         found.append(Folder(asked, f"{asked}", named.name))
     return [*found, *named.installed, Folder(cache_folder(named.name), "the cache"), *named.remote]
@@ -101,14 +108,17 @@ def sources(named: NamedSet, root: Path | None = None) -> list[Source]:
 
 def _verify(named: NamedSet, data: Files) -> None:
     for file, content in data.items():
-        if hashlib.sha256(content).hexdigest() != named.sums[file]:
+        expected = named.sums[file]
+        if expected is None and not content.startswith(TRUETYPE):
+            raise DamagedError(f"{file} is not a TrueType font")
+        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
             raise DamagedError(f"{file} has the wrong SHA-256")
 
 
 def load(
     named: NamedSet, files: Sequence[str], root: Path | None = None, progress: bool | None = None
 ) -> dict[str, bytes]:
-    """The decompressed, verified bytes of the named idx files, from the first source that has them.
+    """The decompressed, verified bytes of the named files, from the first source that has them.
 
     What comes from outside this machine is kept in the cache, whole. A damaged source is told in one line and skipped.
 
@@ -134,7 +144,7 @@ def load(
         if not source.local:
             _keep(named, data)
         return {file: data[file] for file in files}
-    raise AlphabarError(f"cannot get {named.name}; tried {', '.join(tried)}; or name a folder that has it: --root DIR")
+    raise AlphabarError(f"cannot get {named.name}; tried {', '.join(tried)}; or {named.advice}")
 
 
 def _keep(named: NamedSet, data: Files) -> None:
@@ -201,6 +211,7 @@ _FILES = tuple(file for files in SPLITS.values() for file in files)
 _DIGITS = tuple("0123456789")
 _FASHION = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 _DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
+_FONT, _FONT_PACKAGE, _FONT_FOLDER = "NotoColorEmoji.ttf", "fonts-noto-color-emoji", "/usr/share/fonts/truetype/noto"
 
 
 def _sums(*sums: str) -> Mapping[str, str]:
@@ -262,5 +273,16 @@ NAMED_SETS: Mapping[str, NamedSet] = {
         class_names=_DIGITS,
         installed=(ScikitLearn(),),
         remote=(),
+    ),
+    "emoji": NamedSet(
+        name="emoji",
+        counts=(3_729, 81),
+        size=64,
+        sums={_FONT: None},
+        class_names=(),
+        installed=(Folder(Path(_FONT_FOLDER), f"the Debian package {_FONT_PACKAGE}"),),
+        remote=(DebianArchive(_FONT_PACKAGE, _FONT_FOLDER),),
+        channels=3,
+        advice=f"apt install {_FONT_PACKAGE}, or name a folder that has {_FONT}: --root DIR",
     ),
 }

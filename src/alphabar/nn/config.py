@@ -21,11 +21,11 @@ class NetworkConfig:
     type_name: ClassVar[str]
 
     def at_least(self, least: int, *names: str) -> None:
-        """Raise an `AlphabarError` unless each named field, or each number in it, is at least `least`."""
+        """Raise an `AlphabarError` unless each named field, or each number in it, is at least `least` (or None)."""
         for name in names:
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                if number < least:
+                if number is not None and number < least:
                     raise AlphabarError(f"{self.type_name}.{name} must be at least {least}, not {number}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -98,6 +98,23 @@ class TimeEmbedding(nn.Module):
         return out
 
 
+class GEGLU(nn.Module):
+    """A gated feed-forward layer on tokens [N, L, C] -> [N, L, C]: (a * GELU(b)) through a last layer.
+
+    a and b are the two halves of one projection to 2 * 4 * C (Shazeer 2020, section 2).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(channels, 2 * 4 * channels)
+        self.proj_out = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=2)  # [N, L, 4 * C] each
+        out: Tensor = self.proj_out(value * F.gelu(gate))  # [N, L, C]
+        return out
+
+
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice, around a skip: [N, in, H, W] -> [N, out, H, W].
 

@@ -15,7 +15,9 @@ from alphabar.nn.autoencoder import (
     DenseAutoencoderConfig,
 )
 from alphabar.nn.classifier import Classifier, ClassifierConfig
+from alphabar.nn.clip import Clip, ClipConfig, ClipImage, ClipImageConfig, ClipText, ClipTextConfig
 from alphabar.nn.config import NetworkConfig
+from alphabar.nn.perceptual import PatchDiscriminator, PatchDiscriminatorConfig
 from alphabar.nn.unet import SmallUNet, SmallUNetConfig, UNet, UNetConfig
 
 _BUILDERS: dict[type[NetworkConfig], Callable[[Any], nn.Module]] = {
@@ -24,6 +26,10 @@ _BUILDERS: dict[type[NetworkConfig], Callable[[Any], nn.Module]] = {
     DenseAutoencoderConfig: DenseAutoencoder,
     ConvAutoencoderConfig: ConvAutoencoder,
     ClassifierConfig: Classifier,
+    ClipConfig: Clip,
+    ClipTextConfig: ClipText,
+    ClipImageConfig: ClipImage,
+    PatchDiscriminatorConfig: PatchDiscriminator,
 }
 
 CONFIGS: dict[str, type[NetworkConfig]] = {config.type_name: config for config in _BUILDERS}

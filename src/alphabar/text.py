@@ -1,0 +1,431 @@
+"""Words as the networks read them: a tokenizer that cuts a prompt into pieces, a frozen encoder that reads the pieces.
+
+The tokenizer is CLIP's: lower-cased byte-pair encoding (Sennrich et al. 2016) over bytes, in which a piece that ends a
+word carries `</w>`, between a start and an end token, padded to one length. It needs the `tokenizers` package.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alphabar import config
+from alphabar.errors import AlphabarError
+from alphabar.io import hash_tensors, load_tensors, load_weights, read_json, save_tensors, write_json, write_text
+from alphabar.nn.clip import ClipText, ClipTextConfig
+
+if TYPE_CHECKING:
+    import tokenizers
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+SD2_PADDING = "!"
+"""What Stable Diffusion 2.x pads prompts with; 1.x pads with `END`."""
+CLIP_LENGTH = 77
+CLIP_VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+CLIP_MERGES = 49152 - 256 - 2
+"""The file holds 262,144 lines, of which CLIP's vocabulary uses these after the first."""
+PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What CLIP keeps apart before it merges: words, single digits, runs of signs."""
+
+
+class Tokenizer:
+    """Prompts -> token ids [N, length]: start, the prompt's pieces, end, padding.
+
+    A prompt of more than length - 2 pieces is cut behind; the end token is kept, and `cut` says what was lost.
+
+    Attributes:
+        length: L, of every row.
+        start, end, padding: ids of the special tokens.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, source: object = "this tokenizer") -> None:
+        self._backend = backend
+        empty = backend.encode("")
+        if backend.padding is None or backend.truncation is None or len(empty.ids) != backend.truncation["max_length"]:
+            raise AlphabarError(f"{source} pads to no fixed length; load it with Tokenizer.from_folder")
+        if sum(empty.attention_mask) != 2:
+            raise AlphabarError(f"{source} puts no start and end token around a prompt; it is not one of CLIP's kind")
+        self.length = len(empty.ids)
+        self.start, self.end = empty.ids[:2]
+        self.padding: int = backend.padding["pad_id"]
+        self._padding_token: str = backend.padding["pad_token"]
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int = 2048, length: int = 24) -> Tokenizer:
+        """Learn the merges of a vocabulary from captions; the same captions give the same one. Pads with end.
+
+        Args:
+            captions: what to learn from.
+            vocab_size: at most this many tokens; 514 of them are the bytes, inside and at the end of a word, and the
+                special ones, so every text can be written.
+            length: of the rows.
+        """
+        library = _library()
+        fixed = len(_vocabulary([]))
+        config.check(vocab_size >= fixed, f"a vocabulary holds every byte, so vocab_size is at least {fixed}")
+        backend = _pipeline(library.models.BPE(end_of_word_suffix=WORD_END))
+        trainer = library.trainers.BpeTrainer(vocab_size=vocab_size, end_of_word_suffix=WORD_END, show_progress=False)
+        backend.train_from_iterator(captions, trainer)
+        merges = [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
+        merges = merges[: vocab_size - fixed]
+        return cls(_finish(_byte_pairs(_vocabulary(merges), merges), END, length))
+
+    @classmethod
+    def from_folder(cls, folder: Path, length: int | None = None) -> Tokenizer:
+        """Read the tokenizer folder of Stable Diffusion weights: tokenizer.json, or vocab.json with merges.txt.
+
+        Padding and length are what the folder says, in special_tokens_map.json and tokenizer_config.json; where it says
+        nothing they are CLIP's, end-of-text and 77.
+
+        Args:
+            folder: where the files are.
+            length: of the rows, whatever the folder says; that of the text tower.
+
+        Raises:
+            AlphabarError: naming the file that is missing or broken.
+        """
+        whole = folder / "tokenizer.json"
+        if whole.is_file():
+            backend = _read(whole)
+        else:
+            vocabulary = read_json(folder / "vocab.json")
+            merges = _merges(_read_lines(folder / "merges.txt"), folder / "merges.txt")
+            _require(vocabulary, (START, END), folder / "vocab.json")
+            backend = _byte_pairs(vocabulary, merges)
+        padding, said = _padding_and_length(folder)
+        _require(backend.get_vocab(), (padding,), folder)
+        return cls(_finish(backend, padding, length or said), folder)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """The way back from `save`."""
+        return cls(_read(path), path)
+
+    def save(self, path: Path) -> None:
+        """Write everything into one JSON file, in the format of the `tokenizers` package."""
+        write_text(path, self.to_json())
+
+    def save_folder(self, folder: Path) -> None:
+        """Write a tokenizer folder as Stable Diffusion weights have it, which transformers and diffusers read too."""
+        model = json.loads(self.to_json())["model"]
+        merges = [f"{left} {right}" for left, right in model["merges"]]
+        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": self._padding_token}
+        write_json(folder / "vocab.json", model["vocab"])
+        write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+        write_json(
+            folder / "tokenizer_config.json",
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, **special},
+        )
+
+    def to_json(self) -> str:
+        """What `save` writes."""
+        return self._backend.to_str(pretty=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self._backend.get_vocab_size()
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> ids [N, length] int64."""
+        rows = [self._encode(prompt).ids for prompt in prompts]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), self.length)
+
+    def pieces(self, prompt: str) -> list[str]:
+        """The pieces of a prompt that fit, as they stand in it; piece k is token k + 1, behind the start token.
+
+        A character of several bytes that are pieces of their own appears once for each.
+        """
+        return self._split(prompt)[0]
+
+    def cut(self, prompt: str) -> str:
+        """The end of a prompt that did not fit, "" when all of it did."""
+        return self._split(prompt)[1]
+
+    def _split(self, prompt: str) -> tuple[list[str], str]:
+        """The pieces that fit, and what is left of the prompt."""
+        prompt = _composed(prompt)
+        encoding = self._encode(prompt)
+        places = encoding.offsets[1 : sum(encoding.attention_mask) - 1]  # without start, end and padding
+        rest = prompt[places[-1][1] :] if places and encoding.overflowing else ""
+        return [prompt[start:end] for start, end in places], rest.strip()
+
+    def _encode(self, prompt: str) -> tokenizers.Encoding:
+        try:
+            return self._backend.encode(_composed(prompt))
+        except (TypeError, UnicodeError) as error:
+            raise AlphabarError(f"a prompt is text in Unicode, not {prompt!r}") from error
+
+
+def _composed(prompt: str) -> str:
+    """An accent and its letter as one character: the backend does so too, but then loses the accent's place."""
+    return unicodedata.normalize("NFC", prompt)
+
+
+class TextEncoder:
+    """A frozen text tower with its tokenizer: prompts -> the token vectors that a denoiser attends to.
+
+    Args:
+        tokenizer: of the tower's vocabulary.
+        tower: switched to float32 and evaluation, its gradients turned off.
+        layer: whose output is taken: -1 the last, -2 the one before (Stable Diffusion 2.x on OpenCLIP's 24 layers).
+        final_norm: whether the tower's final norm is applied to it.
+        slice_size: how many prompts go through the tower at once.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, tower: ClipText, layer: int = -1, final_norm: bool = True, slice_size: int = 256
+    ) -> None:
+        shape = tower.config
+        config.check(-shape.layers <= layer <= -1, f"layer must be in {-shape.layers}..-1, not {layer}")
+        config.check(
+            tokenizer.vocab_size <= shape.vocab_size,
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the text tower knows {shape.vocab_size}",
+        )
+        config.check(
+            tokenizer.length <= shape.length,
+            f"the tokenizer gives rows of {tokenizer.length} tokens, the text tower takes {shape.length}",
+        )
+        self.tokenizer = tokenizer
+        self.tower = tower.float().eval().requires_grad_(False)
+        self.layer = layer
+        self.final_norm = final_norm
+        self.slice_size = slice_size
+
+    @property
+    def width(self) -> int:
+        """D, of a token vector."""
+        return self.tower.config.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower is."""
+        return self.tower.token_embedding.weight.device
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that `encode` depends on."""
+        return _fingerprint(self.tower.state_dict(), self.tokenizer, self.layer, self.final_norm, self.tower.config)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> token vectors [N, L, D] float32, on the tower's device."""
+        tokens = self.tokenizer(prompts).to(self.device)  # [N, L]
+        return torch.cat([self._vectors(part) for part in tokens.split(self.slice_size)])
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.tower(tokens).hidden[self.layer]  # [N, L, D]
+        return self.tower.final_norm(hidden) if self.final_norm else hidden
+
+    def null(self, n: int) -> Tensor:
+        """The empty prompt n times, [n, L, D]: what guidance steers away from."""
+        return self.encode([""]).repeat(n, 1, 1)
+
+    def to(self, device: torch.device | str) -> TextEncoder:
+        """Move to a device, in place."""
+        self.tower.to(device)
+        return self
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write text.safetensors and tokenizer.json into a model folder; returns the description for model.json."""
+        save_tensors(folder / "text.safetensors", self.tower.state_dict())
+        self.tokenizer.save(folder / "tokenizer.json")
+        return {
+            "layer": self.layer,
+            "final_norm": self.final_norm,
+            "network": config.to_dict(self.tower.config),
+            "sha256": self.fingerprint,
+        }
+
+
+def load_text(folder: Path, description: Mapping[str, Any]) -> TextEncoder:
+    """The way back from `TextEncoder.save`; the files must be the ones that the description was written for."""
+    where = f"{folder / 'model.json'}: [text]"
+    layer = config.read(description, "layer", int, where)
+    final_norm = config.read(description, "final_norm", bool, where)
+    shape = config.from_dict(ClipTextConfig, config.read(description, "network", dict, where), f"{where} network")
+    weights, words = folder / "text.safetensors", folder / "tokenizer.json"
+    tensors, tokenizer = load_tensors(weights), Tokenizer.from_file(words)
+    fingerprint = _fingerprint(tensors, tokenizer, layer, final_norm, shape)
+    if fingerprint != config.read(description, "sha256", str, where):
+        raise AlphabarError(
+            f"{weights} with {words.name} is not the text encoder that this model was trained with (its hash differs)"
+        )
+    tower = ClipText(shape)
+    load_weights(tower, tensors, weights)
+    return TextEncoder(tokenizer, tower, layer, final_norm)
+
+
+def _fingerprint(
+    tensors: Mapping[str, Tensor], tokenizer: Tokenizer, layer: int, final_norm: bool, shape: ClipTextConfig
+) -> str:
+    parts = (hash_tensors(tensors), tokenizer.to_json(), f"{layer} {final_norm} {shape}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def find_clip_vocabulary() -> Path:
+    """CLIP's merges file inside an installed distribution that carries it; nothing of the distribution is imported.
+
+    Raises:
+        AlphabarError: when none is installed, with the command that mends it.
+    """
+    for name in ("open_clip_torch", "openai-clip", "clip-anytorch"):
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            path = Path(str(file.locate()))
+            if file.name == CLIP_VOCABULARY and path.is_file():
+                return path
+    raise AlphabarError(
+        "CLIP's vocabulary is not on this machine, and a single-file checkpoint carries none: "
+        "pip install --no-deps open_clip_torch"
+    )
+
+
+def clip_vocabulary(gz_path: Path, folder: Path, padding: str = END) -> None:
+    """Write a tokenizer folder with CLIP's vocabulary, for weights that come without one.
+
+    The folder is as `Tokenizer.save_folder` writes it.
+
+    Args:
+        gz_path: `bpe_simple_vocab_16e6.txt.gz` of CLIP, such as `find_clip_vocabulary` finds.
+        folder: where to write.
+        padding: what prompts are padded with: `END` for Stable Diffusion 1.x, `SD2_PADDING` for 2.x.
+    """
+    try:
+        lines = gzip.decompress(gz_path.read_bytes()).decode("utf-8").splitlines()
+    except (OSError, EOFError, ValueError) as error:
+        raise AlphabarError(f"cannot read CLIP's vocabulary {gz_path}: {error}") from error
+    if len(lines) <= CLIP_MERGES:
+        raise AlphabarError(f"{gz_path} is not CLIP's vocabulary: it has {len(lines)} lines, not {CLIP_MERGES} or more")
+    merges = _merges(lines[: CLIP_MERGES + 1], gz_path)
+    backend = _finish(_byte_pairs(_vocabulary(merges), merges), padding, CLIP_LENGTH)
+    Tokenizer(backend, gz_path).save_folder(folder)
+
+
+def _library() -> Any:
+    """The `tokenizers` package, which is loaded on use."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise AlphabarError("words need the tokenizers package: pip install tokenizers") from error
+    return tokenizers
+
+
+def _letters() -> list[str]:
+    """The visible character that stands for each byte, in the order of CLIP's vocabulary (as in GPT-2's).
+
+    Bytes that print in Latin-1 stand for themselves and come first; the others take the characters from 256 on.
+    """
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(code) for code in printing] + [chr(256 + k) for k in range(256 - len(printing))]
+
+
+def _vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """CLIP's numbering: bytes, bytes that end a word, what each merge makes, start, end."""
+    letters = _letters()
+    ends = [letter + WORD_END for letter in letters]
+    tokens = dict.fromkeys([*letters, *ends, *(left + right for left, right in merges), START, END])
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _pipeline(model: Any) -> Any:
+    """A backend with CLIP's steps before a model: composed characters, single spaces, lower case; pieces; bytes."""
+    library = _library()
+    backend = library.Tokenizer(model)
+    normal, split = library.normalizers, library.pre_tokenizers
+    backend.normalizer = normal.Sequence([normal.NFC(), normal.Replace(library.Regex(r"\s+"), " "), normal.Lowercase()])
+    backend.pre_tokenizer = split.Sequence(
+        [
+            split.Split(library.Regex(PIECES), behavior="removed", invert=True),
+            split.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return backend
+
+
+def _byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Any:
+    """A backend of byte-pair encoding with CLIP's start and end."""
+    library = _library()
+    try:
+        model = library.models.BPE(
+            vocab=dict(vocabulary), merges=list(merges), end_of_word_suffix=WORD_END, unk_token=END
+        )
+    except Exception as error:  # the package raises no narrower one
+        raise AlphabarError(f"the tokenizer's merges do not fit its vocabulary: {error}") from error
+    backend = _pipeline(model)
+    around = [(token, vocabulary[token]) for token in (START, END)]
+    backend.add_special_tokens([START, END])
+    backend.post_processor = library.processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=around)
+    return backend
+
+
+def _finish(backend: Any, padding: str, length: int) -> Any:
+    """Pad and cut to one length. The padding becomes a special token, as transformers has it."""
+    config.check(length >= 3, f"a tokenizer's length must hold start, end and one piece, so at least 3, not {length}")
+    backend.add_special_tokens([padding])
+    backend.enable_truncation(length)
+    backend.enable_padding(length=length, pad_id=backend.token_to_id(padding), pad_token=padding)
+    return backend
+
+
+def _padding_and_length(folder: Path) -> tuple[str, int]:
+    """What a folder pads with, and to which length; of two files that name a padding, special_tokens_map.json holds."""
+    files = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
+    says: dict[str, Any] = {}
+    for file in files:
+        says |= read_json(file) if file.is_file() else {}
+    padding, length = says.get("pad_token") or END, says.get("model_max_length", CLIP_LENGTH)
+    if isinstance(padding, dict):  # written out with its stripping rules
+        padding = config.read(padding, "content", str, f"{folder}: pad_token")
+    if not isinstance(length, int) or length > 1_000_000:  # transformers' way to write that there is no limit
+        length = CLIP_LENGTH
+    return str(padding), length
+
+
+def _require(vocabulary: Mapping[str, int], tokens: Iterable[str], source: object) -> None:
+    for token in tokens:
+        if token not in vocabulary:
+            raise AlphabarError(f"{source} has no token {token!r} in its vocabulary")
+
+
+def _merges(lines: Sequence[str], source: object) -> list[tuple[str, str]]:
+    """The pairs of a merges file, whose first line is its version."""
+    pairs = []
+    for number, line in enumerate(lines[1:], start=2):
+        left, space, right = line.partition(" ")
+        if not (left and space and right):
+            raise AlphabarError(f"{source}, line {number}: a merge is two pieces with a space between, not {line!r}")
+        pairs.append((left, right))
+    return pairs
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise AlphabarError(f"cannot read {path}: {error}") from error
+
+
+def _read(path: Path) -> Any:
+    """A backend from a file of the `tokenizers` package."""
+    if not path.is_file():
+        raise AlphabarError(f"no such file: {path}")
+    try:
+        return _library().Tokenizer.from_file(str(path))
+    except AlphabarError:
+        raise
+    except Exception as error:  # the package raises no narrower one
+        raise AlphabarError(f"{path} is not a tokenizer of the tokenizers package: {error}") from error
