@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,19 @@ def test_pieces_stand_in_the_prompt_as_it_was_typed() -> None:
     prompt = "CAFE\u0301   NOIR  \U0001f680 end"
     assert tokenizer.pieces(prompt)[:2] == ["CAF\u00c9", "NOIR"]
     assert tokenizer.cut("cafe\u0301 noir cafe\u0301 e\u0301nd") == "\u00e9nd"
+
+
+def test_a_vocabulary_is_the_same_in_another_process() -> None:
+    """Hashes, and with them the order of sets, differ from process to process; ties must not be broken by them."""
+    captions = [f"{a}{b} {b}{a}" for a in "abcdefgh" for b in "stuvwxyz"]
+    code = f"from alphabar.text import Tokenizer; print(Tokenizer.train({captions}, 600, 8).to_json())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == Tokenizer.train(captions, 600, 8).to_json()
+
+
+def test_the_most_frequent_pair_is_joined_first_and_of_equals_the_last_by_name() -> None:
+    tokenizer = Tokenizer.train(["ad ad ad ab ab cd"], vocab_size=517, length=8)
+    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    assert merges == [["a", "d</w>"], ["a", "b</w>"], ["c", "d</w>"]]
+    tied = json.loads(Tokenizer.train(["abab abab"], vocab_size=517, length=8).to_json())["model"]["merges"]
+    assert tied == [["b", "a"], ["ba", "b</w>"], ["a", "bab</w>"]]

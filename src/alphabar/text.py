@@ -11,7 +11,9 @@ import hashlib
 import importlib.metadata
 import json
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +75,13 @@ class Tokenizer:
         library = _library()
         fixed = len(_vocabulary([]))
         config.check(vocab_size >= fixed, f"a vocabulary holds every byte, so vocab_size is at least {fixed}")
-        backend = _pipeline(library.models.BPE(end_of_word_suffix=WORD_END))
-        trainer = library.trainers.BpeTrainer(vocab_size=vocab_size, end_of_word_suffix=WORD_END, show_progress=False)
-        backend.train_from_iterator(captions, trainer)
-        merges = [(left, right) for left, right in json.loads(backend.to_str())["model"]["merges"]]
-        merges = merges[: vocab_size - fixed]
+        backend = _pipeline(library.models.BPE())
+        words: Counter[str] = Counter()
+        for caption in captions:
+            words.update(
+                w for w, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(caption))
+            )
+        merges = _learn_merges(words, vocab_size - fixed)
         return cls(_finish(_byte_pairs(_vocabulary(merges), merges), END, length))
 
     @classmethod
@@ -331,6 +335,44 @@ def _letters() -> list[str]:
     """
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(code) for code in printing] + [chr(256 + k) for k in range(256 - len(printing))]
+
+
+def _learn_merges(words: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016, algorithm 1): join the most frequent pair, again and again.
+
+    The library's own trainer breaks ties by an order that changes from run to run; here they go by the text.
+    """
+    pieces = [[*word[:-1], word[-1] + WORD_END] for word in words]
+    counts, places = Counter[tuple[str, str]](), defaultdict[tuple[str, str], set[int]](set)
+    weights = list(words.values())
+
+    def count(index: int, sign: int) -> None:
+        for pair in pairwise(pieces[index]):
+            counts[pair] += sign * weights[index]
+            places[pair].add(index)
+
+    for index in range(len(pieces)):
+        count(index, 1)
+    merges: list[tuple[str, str]] = []
+    while len(merges) < limit and any(counts.values()):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        for index in places.pop(best):
+            count(index, -1)
+            pieces[index] = _joined(pieces[index], best)
+            count(index, 1)
+        counts.pop(best, None)
+    return merges
+
+
+def _joined(word: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for piece in word:
+        if out and (out[-1], piece) == pair:
+            out[-1] += piece
+        else:
+            out.append(piece)
+    return out
 
 
 def _vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:

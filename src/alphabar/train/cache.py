@@ -23,17 +23,17 @@ class MomentsCache:
 
     Args:
         path: the file, from `encode_dataset`.
-        labels: the data set's labels.
+        labels, weights: the data set's.
     """
 
-    def __init__(self, path: Path, labels: Tensor | None = None) -> None:
+    def __init__(self, path: Path, labels: Tensor | None = None, weights: Tensor | None = None) -> None:
         try:
             self._array = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise AlphabarError(
                 f"{path} is not a whole cache of moments ({error}); delete it to make it anew"
             ) from error
-        self.labels = labels
+        self.labels, self.weights = labels, weights
 
     def __len__(self) -> int:
         return len(self._array)
@@ -61,7 +61,7 @@ def encode_dataset(codec: Codec, dataset: Dataset, folder: Path, device: torch.d
     if not path.is_file():
         with atomic_file(path) as temporary:
             _encode(codec, dataset, temporary, device)
-    return MomentsCache(path, dataset.labels)
+    return MomentsCache(path, dataset.labels, dataset.weights)
 
 
 def _encode(codec: Codec, dataset: Dataset, path: Path, device: torch.device) -> None:

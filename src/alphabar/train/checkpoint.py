@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alphabar.config import read
 from alphabar.errors import AlphabarError
 from alphabar.io import atomic_folder, load_tensors, load_weights, read_json, save_tensors, write_json
+from alphabar.train.config import with_defaults
 
 FORMAT = 1
 KEEP = 2
@@ -35,27 +36,36 @@ class Progress(NamedTuple):
     seconds: float = 0.0
 
 
+class Learner(NamedTuple):
+    """A network and what trains it."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    network: nn.Module,
+    learner: Learner,
     ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
+    adversary: Learner | None = None,
 ) -> None:
     """Write `run/checkpoints/step-N` and drop all but the newest two.
 
     Args:
         run: the run folder.
         progress: where the run is.
-        network, ema, optimizer: what is saved.
+        learner, ema: what is saved.
         identity: what must be the same when the run is resumed (network config, codec hash, data fingerprint, ...).
+        adversary: saved too, in files of its own.
     """
     folder = run / "checkpoints" / f"step-{progress.step:08d}"
     with atomic_folder(folder) as temporary:
-        save_tensors(temporary / "network.safetensors", network.state_dict())
         save_tensors(temporary / "ema.safetensors", ema.state_dict())
-        save_tensors(temporary / "optimizer.safetensors", _flatten(network, optimizer))
+        for prefix, one in _learners(learner, adversary):
+            save_tensors(temporary / f"{prefix}network.safetensors", one.network.state_dict())
+            save_tensors(temporary / f"{prefix}optimizer.safetensors", _flatten(*one))
         write_json(temporary / "state.json", {"format": FORMAT, **progress._asdict(), "identity": identity})
     for old in _folders(run)[:-KEEP]:
         shutil.rmtree(old)
@@ -68,9 +78,9 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def load_checkpoint(
-    folder: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+    folder: Path, learner: Learner, ema: nn.Module, identity: dict[str, Any], adversary: Learner | None = None
 ) -> Progress:
-    """Restore network, EMA and optimizer; returns where the run was.
+    """Restore network, EMA and optimizer, and the adversary's; returns where the run was.
 
     Raises:
         AlphabarError: another format, another identity (naming the key), or tensors that do not fit.
@@ -79,14 +89,16 @@ def load_checkpoint(
     where = str(folder / "state.json")
     if state.get("format") != FORMAT:
         raise AlphabarError(f"{folder}: format {state.get('format')} is not the {FORMAT} that this alphabar reads")
-    written = read(state, "identity", dict, where)
-    for key, value in json.loads(json.dumps(identity)).items():  # as it was written: tuples are lists
+    written = _plain(with_defaults(read(state, "identity", dict, where), where))
+    for key, value in _plain(identity).items():
         found = written.get(key)
         if found != value:
             raise AlphabarError(f"cannot resume from {folder}: its {key} is {found!r}, the recipe's is {value!r}")
-    load_weights(network, load_tensors(folder / "network.safetensors"), folder / "network.safetensors")
     load_weights(ema, load_tensors(folder / "ema.safetensors"), folder / "ema.safetensors")
-    _unflatten(network, optimizer, load_tensors(folder / "optimizer.safetensors"))
+    for prefix, one in _learners(learner, adversary):
+        weights = folder / f"{prefix}network.safetensors"
+        load_weights(one.network, load_tensors(weights), weights)
+        _unflatten(*one, load_tensors(folder / f"{prefix}optimizer.safetensors"))
     return Progress(
         step=read(state, "step", int, where),
         position=read(state, "position", int, where),
@@ -94,8 +106,18 @@ def load_checkpoint(
     )
 
 
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
 def _folders(run: Path) -> list[Path]:
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").is_file())
+
+
+def _learners(learner: Learner, adversary: Learner | None) -> list[tuple[str, Learner]]:
+    """All that learns, with how its files' names begin."""
+    return [("", learner)] if adversary is None else [("", learner), ("adversary-", adversary)]
 
 
 def _flatten(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from alphabar.config import check
 from alphabar.errors import AlphabarError, nearest
 from alphabar.models import ProcessConfig
 from alphabar.nn import NetworkConfig, config_from_dict, config_to_dict
+from alphabar.nn.perceptual import PatchDiscriminatorConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -100,16 +101,56 @@ class TrainConfig:
 class LossConfig:
     """The autoencoder's loss, per image: reconstruction + kl_weight * KL, both divided by the number of pixel values.
 
+    The other terms are latent diffusion's (Rombach et al. 2022, appendix G). The adversarial term is scaled so that its
+    gradient at the decoder's last layer is `adversarial_weight` times as long as that of the reconstruction.
+
     Args:
         reconstruction: mse or l1, against images in [-1, 1].
         kl_weight: of the KL divergence to N(0, 1); a plain autoencoder has none.
+        l1_weight: of an l1 error that is added to the reconstruction error.
+        perceptual: what compares features: "learned" (`nn.perceptual.learned_metric`), or a classifier's run or model
+            folder or its name, if it comes with the package; None compares pixels alone.
+        perceptual_weight: of that distance, added to the reconstruction error.
+        adversarial_weight: of the discriminator's opinion; 0 trains without one.
+        adversarial_start: optimizer steps before the discriminator takes part; a blur would teach it nothing.
+        adversarial_lr: learning rate of the discriminator's AdamW, constant.
+        discriminator: its shape.
     """
 
     reconstruction: Literal["mse", "l1"] = "mse"
     kl_weight: float = 1e-3
+    l1_weight: float = 0.0
+    perceptual: str | None = None
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
+    adversarial_lr: float = 2e-4
+    discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
 
     def __post_init__(self) -> None:
-        check(self.kl_weight >= 0, f"kl_weight cannot be negative, got {self.kl_weight}")
+        check(self.adversarial_lr > 0, f"adversarial_lr must be positive, got {self.adversarial_lr}")
+        for name in ("kl_weight", "l1_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
+            check(getattr(self, name) >= 0, f"{name} cannot be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The words that a denoiser is told: the captions of the data, through a frozen text encoder.
+
+    Args:
+        encoder: a CLIP's run or model folder, or the name of one that comes with the package.
+        layer: whose output is used, counted from the end: -1 is the last.
+        dropout: the share of captions replaced by "" in training, so that guidance has something to move away from
+            (arXiv:2207.12598, algorithm 1).
+    """
+
+    encoder: str
+    layer: int = -1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(0 <= self.dropout <= 1, f"dropout must lie in 0..1, got {self.dropout}")
+        check(self.layer < 0, f"layer is counted from the end, -1 is the last, got {self.layer}")
 
 
 @dataclass(frozen=True)
@@ -117,19 +158,22 @@ class Recipe:
     """One training run.
 
     Args:
-        task: reconstruct (an autoencoder), denoise (diffusion) or classify (the judge of the evaluation).
+        task: reconstruct (an autoencoder), denoise (diffusion), contrast (CLIP) or classify (the judge of the
+            evaluation).
         network: the config of a network of `alphabar.nn`, with its `type`.
         codec: for denoise: an autoencoder's run or model folder; None trains on pixels.
+        text: for denoise: None trains without words.
     """
 
     name: str
-    task: Literal["reconstruct", "denoise", "classify"]
+    task: Literal["reconstruct", "denoise", "contrast", "classify"]
     network: NetworkConfig
     train: TrainConfig
     data: DataConfig = field(default_factory=DataConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     codec: str | None = None
+    text: TextConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `recipe_from_dict` reads back."""
@@ -144,7 +188,13 @@ class Recipe:
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
     """Build and validate a recipe; `where` names its file in errors."""
-    sections = {"train": TrainConfig, "data": DataConfig, "process": ProcessConfig, "loss": LossConfig}
+    sections = {
+        "train": TrainConfig,
+        "data": DataConfig,
+        "process": ProcessConfig,
+        "loss": LossConfig,
+        "text": TextConfig,
+    }
     known = {f.name for f in dataclasses.fields(Recipe)}
     for key in values:
         if key not in known:
@@ -154,19 +204,30 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
             raise AlphabarError(f"{where}: key {key!r} is required")
     made: dict[str, Any] = dict(values)
     for key, cls in sections.items():
-        if key in values:
+        if values.get(key) is not None:
             made[key] = config.from_dict(cls, _table(values, key, where), f"{where}: [{key}]")
     try:
         made["network"] = config_from_dict(_table(values, "network", where))
     except AlphabarError as error:
         raise AlphabarError(f"{where}: [network] {error}") from error
-    tasks = ("reconstruct", "denoise", "classify")
+    tasks = ("reconstruct", "denoise", "contrast", "classify")
     if values["task"] not in tasks:
         raise AlphabarError(f"{where}: task cannot be {values['task']!r}{nearest(str(values['task']), tasks)}")
     for key in ("name", "codec"):
         if not isinstance(values.get(key, ""), str | None):
             raise AlphabarError(f"{where}: {key} should be text, got {values[key]!r}")
     return Recipe(**made)
+
+
+def with_defaults(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Plain settings that an older alphabar wrote, with what recipes have learned since at its default."""
+    made = dict(settings)
+    for key, cls in {"process": ProcessConfig, "loss": LossConfig}.items():
+        if key in made:
+            made[key] = config.to_dict(config.from_dict(cls, made[key], f"{where}: [{key}]"))
+    if "network" in made:
+        made["network"] = config_to_dict(config_from_dict(made["network"]))
+    return made
 
 
 def _table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -26,10 +26,13 @@ from alphabar.errors import AlphabarError
 from alphabar.io import atomic_file, read_json, write_json, writing
 from alphabar.nn import build
 from alphabar.rng import derive_seed
-from alphabar.train.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from alphabar.train.checkpoint import Learner, Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from alphabar.train.config import Recipe, TrainConfig
 from alphabar.train.ema import Ema
 from alphabar.train.tasks import Loss, make_task
+
+ADVERSARY_BETAS = (0.5, 0.9)
+"""AdamW's, of an adversary: it chases a moving target, so its averages are short, as in latent diffusion."""
 
 
 class RunStoppedError(Exception):
@@ -92,8 +95,11 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
+        self.learner = Learner(self.network, self.optimizer)
+        self.adversary = self._adversary()
         self.progress = self._restore() if resume else Progress()
         self.ready = self.accelerator.prepare(self._compiled(self.network) if self.settings.compile else self.network)
+        self.ready_adversary = None if self.adversary is None else self.accelerator.prepare(self.adversary.network)
         self.loader = Loader(
             self.task.source,
             self.settings.batch_size,
@@ -108,6 +114,14 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.since = self.progress
         self.saved_at = time.monotonic()
+
+    def _adversary(self) -> Learner | None:
+        """The task's adversary with an optimizer of its own."""
+        network, rate = self.task.adversary, self.recipe.loss.adversarial_lr
+        if network is None:
+            return None
+        parameters = network.parameters()
+        return Learner(network, torch.optim.AdamW(parameters, rate, ADVERSARY_BETAS, weight_decay=0.0, fused=True))
 
     @contextmanager
     def _main_first(self) -> Iterator[None]:
@@ -125,7 +139,7 @@ class Trainer:
         folder = latest_checkpoint(self.out)
         if folder is None:
             return Progress()
-        return load_checkpoint(folder, self.network, self.ema.network, self.optimizer, self._identity())
+        return load_checkpoint(folder, self.learner, self.ema.network, self._identity(), self.adversary)
 
     def _compiled(self, network: nn.Module) -> nn.Module:
         """torch.compile, tried on one batch; where it fails, one line of warning and eager."""
@@ -195,6 +209,7 @@ class Trainer:
         # Dropout, the only thing that draws from torch's own generator, is keyed like everything else.
         rank = self.accelerator.process_index
         torch.manual_seed(derive_seed(self.settings.seed, self.progress.step, f"dropout {rank}"))
+        self.task.step = self.progress.step
         for k in range(self.settings.accumulate):
             batch = next(self.loader)
             batch = batch._replace(
@@ -207,11 +222,26 @@ class Trainer:
                     loss = self.task.loss(self.ready, batch)
                 (loss.per_sample.mean() / self.settings.accumulate).backward()
             self._count(loss)
+            self._backward_adversary(last)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm, foreach=True)
         self._add("grad_norm", norm, torch.ones_like(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.network, self.progress.step + 1)
+        if self.adversary is not None:
+            self.adversary.optimizer.step()  # without gradients, before it takes part, this does nothing
+            self.adversary.optimizer.zero_grad(set_to_none=True)
+
+    def _backward_adversary(self, last: bool) -> None:
+        """The adversary's gradients on the batch that the network just had."""
+        if self.ready_adversary is None:
+            return
+        with self.accelerator.no_sync(self.ready_adversary) if not last else nullcontext():
+            with engine.autocast(self.device, self.precision):
+                loss = self.task.adversary_loss(self.ready_adversary)
+            if loss is not None:
+                (loss / self.settings.accumulate).backward()
+                self._add("adversary", loss.detach(), torch.ones_like(loss))
 
     def _count(self, loss: Loss) -> None:
         per_sample = loss.per_sample.detach()
@@ -307,11 +337,12 @@ class Trainer:
         self.saved_at = time.monotonic()
         if not self.main:
             return
-        if not all(torch.isfinite(p).all() for p in self.network.parameters()):
+        adversary = () if self.adversary is None else self.adversary.network.parameters()
+        if not all(torch.isfinite(p).all() for p in (*self.network.parameters(), *adversary)):
             raise AlphabarError(
                 f"weights are not finite at step {self.progress.step}; nothing was saved, lower train.lr"
             )
-        save_checkpoint(self.out, self.progress, self.network, self.ema.network, self.optimizer, self._identity())
+        save_checkpoint(self.out, self.progress, self.learner, self.ema.network, self._identity(), self.adversary)
         card = self._card()
         self.task.export(self.ema.network, self.out / "model", card, final=final, cache=self.cache)
 
