@@ -6,16 +6,34 @@ import argparse
 import contextlib
 import io
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from alphabar.bench import GOALS, TOLERANCE, VARIANTS, Kind, measure, table
+from alphabar.bench import (
+    GOALS,
+    QUICK,
+    TOLERANCE,
+    VARIANTS,
+    Kind,
+    measure,
+    measure_stable_diffusion,
+    measure_tiling,
+    photograph,
+    stable_diffusion,
+    table,
+    whole,
+)
+from alphabar.bench.memory import resident, transient
 from alphabar.bench.subjects import PLAIN, prepare
 from alphabar.bench.workers import Worker
 from alphabar.cli import bench
+from alphabar.codec import LatentCodec
 from alphabar.errors import AlphabarError
+from alphabar.nn import ConvAutoencoder, ConvAutoencoderConfig
 
 CPU = torch.device("cpu")
 
@@ -106,11 +124,11 @@ def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_a_worker_that_fails_or_dies_is_one_line() -> None:
-    failing = Worker("sampling", PLAIN, 1, torch.device("meta"))
-    with pytest.raises(AlphabarError, match="plain eager: "):
+    failing = Worker("plain", partial(prepare, "sampling", PLAIN, 1, torch.device("meta")), CPU)
+    with pytest.raises(AlphabarError, match="plain: "):
         failing.receive()
     failing.close()
-    killed = Worker("sampling", PLAIN, 1, CPU)
+    killed = Worker("plain", partial(prepare, "sampling", PLAIN, 1, CPU), CPU)
     killed.process.kill()
     with pytest.raises(AlphabarError, match="ended with status -9"):
         killed.receive()
@@ -122,3 +140,82 @@ def test_startup(capsys: pytest.CaptureFixture[str]) -> None:
     assert "alphabar --help answers in" in capsys.readouterr().out
     assert command("startup", "--repeats", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out)["seconds"] > 0
+
+
+@pytest.mark.parametrize("part", ["unet", "decode"])
+def test_every_form_of_stable_diffusion_answers_as_diffusers(part: stable_diffusion.Part) -> None:
+    answers = {}
+    for name, form in stable_diffusion.FORMS[part].items():
+        subject = stable_diffusion.prepare(part, name, QUICK)
+        answers[name] = subject.answer
+        assert subject.facts.precision == form.precision
+        assert (subject.facts.transient_bytes is None) == (resident() is None)
+        exact = answers["diffusers"]
+        error = (subject.answer - exact).norm() / exact.norm()
+        if not form.tiled:
+            assert error < (1e-5 if form.precision == "float32" else 3e-2)
+        else:
+            assert 1e-3 < error < 1  # the attention and the norms of random weights see a tile, not the image
+
+
+def test_stable_diffusion_is_timed_in_turns() -> None:
+    turns = []
+    result = measure_stable_diffusion(config=QUICK, parts=("unet",), repeats=1, on_turn=lambda: turns.append(1))
+    rows = json.loads(json.dumps(result))["parts"]["unet"]
+    assert list(rows) == ["diffusers", "float32", "bf16"]
+    assert len(turns) == 6
+    assert rows["diffusers"]["ratio"] == 1
+    assert rows["diffusers"]["relative_error"] == 0
+    for row in rows.values():
+        assert row["seconds_range"][0] <= row["seconds"] <= row["seconds_range"][1]
+        assert row["parameters"] == rows["diffusers"]["parameters"] > 1_000_000
+    text = table({**result, "memory": {"bf16": {"title": "all of it", "peak_bytes": 2_500_000_000}}})
+    assert all(row["title"] in text for row in rows.values())
+    assert "2.50 GB" in text
+
+
+def test_the_whole_pipeline_is_weighed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code as in the workers."""
+    monkeypatch.setattr("sys.argv", [])
+    folder = tmp_path / "pipeline"
+    whole._write(folder, QUICK)
+    for name in ("float32", "float32-low"):
+        peak = whole._draw(name, folder).facts.transient_bytes
+        assert peak == resident(most=True)
+        assert (tmp_path / f"{name}.png").is_file()
+    with pytest.raises(AlphabarError, match="ended with status 2"):
+        whole._draw("bf16", tmp_path / "nothing")
+
+
+def test_transient_memory_is_what_a_call_takes() -> None:
+    made, grown = transient(lambda: torch.ones(1 << 24).sum())
+    assert made == 1 << 24
+    assert grown is None or 60e6 < grown < 120e6
+
+
+def test_tiles_are_measured_on_a_photograph() -> None:
+    torch.manual_seed(0)
+    codec = LatentCodec(ConvAutoencoder(ConvAutoencoderConfig(image_channels=3, channels=(8, 8))))
+    image = photograph()[..., :64, :64]
+    rows = measure_tiling(codec, image, tiles=(32, 64))
+    assert image.shape == (1, 3, 64, 64)
+    assert -1 <= image.min() < image.max() <= 1
+    assert rows["32"]["decode_error"] > 0
+    assert rows["64"]["decode_error"] == rows["64"]["encode_error"] == 0  # one tile is the whole
+    assert rows["64"]["psnr"] == rows["64"]["psnr_whole"]
+    tiling = {"autoencoder": "mine", "tiles": rows}
+    result = {"bench": "stable-diffusion", "size": 64, "repeats": 1, "parts": {}, "goals": {}, "tiling": tiling}
+    result |= {"versions": {}, "hardware": {"cpu": "one", "threads": 1}}
+    assert "tiles of 32" in table(result)
+    grey = LatentCodec(ConvAutoencoder(ConvAutoencoderConfig(image_channels=1, channels=(8, 8))))
+    with pytest.raises(AlphabarError, match="the photograph has colours"):
+        measure_tiling(grey, image)
+
+
+def test_stable_diffusion_refuses_what_it_does_not_measure() -> None:
+    with pytest.raises(AlphabarError, match="leave out --batch and --device"):
+        command("stable-diffusion", "--batch", "2")
+    with pytest.raises(AlphabarError, match="no model at 'nothing'"):
+        command("stable-diffusion", "--autoencoder", "nothing")
+    with pytest.raises(AlphabarError, match="at least 1"):
+        measure_stable_diffusion(config=QUICK, repeats=0)

@@ -42,6 +42,67 @@ def test_a_prepared_network_agrees(network: nn.Module, precision: engine.Precisi
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+WIDE = UNetConfig(
+    in_channels=4, out_channels=4, channels=(64, 64), blocks=1, attention=(1,), emb_dim=16, mode="add", context_dim=8
+)
+
+
+@pytest.fixture
+def packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat every network as a large one."""
+    monkeypatch.setattr(engine, "PACK_FROM", 0)
+
+
+@pytest.mark.parametrize("copy", [True, False], ids=["copied", "in-place"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 3e-6), ("bf16", 3e-2)])
+def test_a_wide_network_is_laid_out_and_packed(
+    precision: engine.Precision, tolerance: float, copy: bool, packing: None
+) -> None:
+    network = awake(UNet(WIDE))
+    x, t, cond = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), {"text": torch.randn(2, 5, 8)}
+    with torch.no_grad():
+        exact = network(x, t, cond)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    prepared = engine.prepare_inference(network, precision, copy=copy)
+    assert isinstance(prepared, engine.InferenceNetwork)
+    out = prepared(x, t, cond)
+    assert out.dtype == torch.float32
+    assert (out - exact).norm() / exact.norm() <= tolerance
+    weights = [weight for weight in prepared.parameters() if weight.ndim == 4 and weight.shape[2] == 3]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    kinds = {type(part) for part in prepared.modules()}
+    assert (engine.PackedLinear in kinds) == (precision == "float32")
+    assert (nn.Linear in kinds) == (precision == "bf16")
+    if copy:
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+        assert all(weight.is_contiguous() for weight in network.parameters())
+    else:
+        assert prepared.network is network
+    assert engine.prepare_inference(prepared, precision) is prepared
+
+
+def test_narrow_networks_keep_their_layout() -> None:
+    laid = engine.laid_out(NETWORKS[1], "bf16")
+    assert all(weight.is_contiguous() and weight.dtype == torch.bfloat16 for weight in laid.parameters())
+
+
+def test_a_copy_shares_nothing_with_its_network() -> None:
+    layer = nn.Linear(2, 2)
+    laid = engine.laid_out(layer, "float32")
+    assert laid.weight.data_ptr() != layer.weight.data_ptr()
+    assert layer.weight.requires_grad
+    assert not laid.weight.requires_grad
+
+
+def test_without_the_operators_linear_layers_stay(monkeypatch: pytest.MonkeyPatch, packing: None) -> None:
+    def missing(layer: nn.Linear) -> None:
+        raise AttributeError("no _reorder_linear_weight")
+
+    monkeypatch.setattr(engine, "PackedLinear", missing)
+    prepared = engine.prepare_inference(UNet(WIDE), "float32")
+    assert nn.Linear in {type(part) for part in prepared.modules()}
+
+
 def test_autocast_computes_in_what_it_is_told() -> None:
     layer = nn.Linear(2, 2)
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):

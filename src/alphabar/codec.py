@@ -6,7 +6,6 @@ diffusion. Nothing else in the library asks which of the two it has.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alphabar.config import read
-from alphabar.engine import Precision
+from alphabar.engine import Precision, laid_out
 from alphabar.errors import AlphabarError, nearest
 from alphabar.io import hash_tensors, load_tensors, load_weights, save_tensors
 from alphabar.nn import Autoencoder, Gaussian, build, config_from_dict, config_to_dict
@@ -194,14 +193,13 @@ class LatentCodec(Codec):
         return LatentCodec(self.autoencoder, self.shift, self.scale, self.slice_size, tile, overlap)
 
     def prepared(self, precision: Precision) -> LatentCodec:
-        """A copy that runs fast, for inference: channels last, weights in the given precision; float32 in and out.
+        """A copy in its fastest form for inference, see `engine.laid_out`; float32 in and out.
 
         "float32" agrees to about 1e-5, "bf16" to about 1e-2; a Stable Diffusion decoder ran in 0.74 and 0.37 of its
         time on a CPU that has bfloat16.
         """
-        autoencoder = copy.deepcopy(self.autoencoder).to(torch.bfloat16 if precision == "bf16" else torch.float32)
-        autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         overlap = None if self.tile is None else self.overlap
+        autoencoder = laid_out(self.autoencoder, precision)
         return LatentCodec(autoencoder, self.shift, self.scale, self.slice_size, self.tile, overlap)
 
     @torch.no_grad()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import ctypes
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from alphabar.errors import AlphabarError
 from alphabar.types import Cond
 
 Precision: TypeAlias = Literal["float32", "bf16"]
+N = TypeVar("N", bound=nn.Module)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # the option numbers of glibc's malloc.h
 
@@ -64,13 +65,85 @@ def autocast(device: torch.device | str, precision: Precision) -> Iterator[None]
         yield
 
 
+WIDE = 64
+"""From how many channels in the narrowest group norm on a map is stored pixel by pixel: see `laid_out`."""
+
+
+def laid_out(network: N, precision: Precision, *, copy: bool = True) -> N:
+    """A network frozen for inference, in its fastest number type and memory layout; its keys stay what they are.
+
+    Networks whose every group norm has `WIDE` channels or more are laid out channels last, which Stable Diffusion's
+    convolutions like: its U-Net takes 0.87 of its time in float32, its decoder 0.74 (in bf16 0.37). Narrow ones stay
+    NCHW, because a group norm of few channels per group is slow on pixels: 27 times at width 32 on 28x28, and a U-Net
+    of widths 32 to 128 took 2.2 times as long in bf16. At width 64 the two are equal, or the first is ahead.
+
+    Args:
+        network: any; its float32 numbers agree to 1e-6 when laid out channels last, and are the same when not.
+        precision: of its weights.
+        copy: False changes the network that is given, so that one of gigabytes is never in memory twice.
+    """
+    dtype = _dtype(precision)
+    if copy:
+        # Handed to deepcopy as already copied: cast on the way, a copy in the old type never exists.
+        memo = {id(p): nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False) for p in network.parameters()}
+        network = deepcopy(network, memo)
+    network = network.to(dtype=dtype)
+    norms = [part.num_channels for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    if norms and min(norms) >= WIDE:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+class PackedLinear(nn.Module):
+    """A frozen float32 `nn.Linear` for CPUs, its weights in the blocks that oneDNN computes in: twice as fast.
+
+    torch hands float32 products to MKL, which is slow on CPUs that are not Intel's; the same weights through oneDNN
+    give the same numbers to 1e-6. The two operators are torch's own for compiled models, not public: `_packed` does
+    without where they are missing. The weights are no parameter, so a packed network is neither saved nor moved.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return out
+
+
+def _packed(layer: nn.Linear) -> nn.Module:
+    """The layer packed, or as it is where this torch cannot."""
+    try:
+        packed = PackedLinear(layer)
+        packed(layer.weight.new_zeros(1, layer.in_features))
+    except (AttributeError, RuntimeError):
+        return layer
+    return packed
+
+
+def pack_linears(network: nn.Module) -> nn.Module:
+    """Replace, in place, every float32 linear layer on the CPU by a `PackedLinear`."""
+    for part in list(network.modules()):
+        for name, layer in part.named_children():
+            if type(layer) is nn.Linear and (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32):
+                setattr(part, name, _packed(layer))
+    return network
+
+
 class InferenceNetwork(nn.Module):
     """A denoiser in another number type, with float32 at its door: float32 in, float32 out."""
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
         super().__init__()
         self.network = network
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.config = getattr(network, "config", None)
+        self.dtype = _dtype(precision)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         told = None if cond is None else {key: rows.to(self.dtype) for key, rows in cond.items()}
@@ -78,15 +151,27 @@ class InferenceNetwork(nn.Module):
         return out.float()
 
 
-def prepare_inference(network: nn.Module, precision: Precision) -> nn.Module:
-    """A frozen copy of a denoiser for sampling, its weights cast once instead of at every call as autocast does.
+PACK_FROM = 50_000_000
+"""From how many parameters on `prepare_inference` packs linear layers; small networks keep their very numbers."""
 
-    "float32" gives the network's very numbers; "bf16" agrees to about 1e-2. x and the result stay float32, so that a
-    sampler's arithmetic does. The layout stays NCHW: with group norm in one pass (`adaptive_group_norm`) channels_last
-    is no faster in float32, and in bf16 its group norm is 12 times slower.
+
+def prepare_inference(network: nn.Module, precision: Precision, *, copy: bool = True) -> nn.Module:
+    """A denoiser in its fastest form for sampling, frozen; x and the result stay float32, as a sampler's arithmetic.
+
+    The weights are cast once, instead of at every call as autocast does, and laid out for the hardware (`laid_out`);
+    the linear layers of a large network are packed (`PackedLinear`). "float32" gives the network's very numbers, or in
+    a network that is wide or large agrees to 1e-6; "bf16" agrees to about 1e-2.
+
+    Args:
+        network: a denoiser, on the device where it will run; one that is prepared already is returned as it is.
+        precision: what it computes in.
+        copy: False for a network that is not needed otherwise: it is changed, and never in memory twice.
     """
-    prepared = InferenceNetwork(copy.deepcopy(network), precision)
-    return prepared.to(dtype=prepared.dtype).eval().requires_grad_(False)
+    if isinstance(network, InferenceNetwork):
+        return network
+    large = sum(p.numel() for p in network.parameters()) >= PACK_FROM
+    network = laid_out(network, precision, copy=copy)
+    return InferenceNetwork(pack_linears(network) if large else network, precision).eval()
 
 
 def choose_precision(asked: Literal["auto", "float32", "bf16"], device: torch.device | str) -> Precision:

@@ -118,7 +118,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file. Pickles are refused: loading one runs whatever code it carries."""
+    """Read a safetensors file; half precision, in which weights are shipped, is widened to float32.
+
+    Pickles are refused: loading one runs whatever code it carries.
+    """
     if path.suffix in PICKLES:
         raise AlphabarError(
             f"{path} is a pickle, which can run code when it is loaded; convert it to .safetensors first"
@@ -126,9 +129,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise AlphabarError(f"no such file: {path}")
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise AlphabarError(f"{path} is not a whole safetensors file: {error}") from error
+    return {key: tensor.float() if tensor.dtype == torch.float16 else tensor for key, tensor in tensors.items()}
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:

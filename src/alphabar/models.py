@@ -167,10 +167,11 @@ def save_autoencoder(codec: LatentCodec, size: int, channels: int, card: Mapping
 
 
 def load_autoencoder(name: str | Path) -> LatentCodec:
-    """Load an autoencoder with its latent scale; see `load_model` for the name."""
-    folder, description = _read(name, "autoencoder")
-    codec = load_codec(folder, description["codec"])
-    assert isinstance(codec, LatentCodec)
+    """Load an autoencoder with its latent scale, its own folder's or a denoiser's; see `load_model` for the name."""
+    folder, description = _read(name, None)
+    codec = load_codec(folder, description["codec"]) if "codec" in description else None
+    if not isinstance(codec, LatentCodec):
+        raise AlphabarError(f"{folder} holds a model of kind {description['kind']!r} without an autoencoder")
     return codec
 
 
@@ -264,7 +265,8 @@ def _load_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
 
 def _read(name: str | Path, kind: str | None) -> tuple[Path, dict[str, Any]]:
     """Find a model folder (itself, a run's `model/`, or a shipped one) and read its model.json."""
-    candidates = (Path(name), Path(name) / "model", PRETRAINED / str(name))
+    shipped_as = (PRETRAINED / str(name), PRETRAINED / f"{name}-latent")  # `emoji` is emoji-latent
+    candidates = (Path(name), Path(name) / "model", *shipped_as)
     folder = next((c for c in candidates if (c / "model.json").is_file()), None)
     if folder is None:
         if (Path(name) / "recipe.json").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from alphabar import engine
-from alphabar.bench.subjects import DIFFUSERS, PLAIN, SHAPE, VARIANTS, Facts, Kind
+from alphabar.bench.subjects import DIFFUSERS, PLAIN, SHAPE, VARIANTS, Facts, Kind, prepare
 from alphabar.bench.workers import workers
 from alphabar.errors import AlphabarError
 
@@ -58,17 +59,18 @@ def measure(
     if importlib.util.find_spec("diffusers") is None:
         raise AlphabarError('the bench compares with diffusers, which is missing: pip install "alphabar[bench]"')
     device = torch.device(device)
-    with workers(kind, VARIANTS[kind], batch, device) as crew:
-        made = {worker.variant.name: worker.receive() for worker in crew}
+    makers = {v.name: partial(prepare, kind, v, batch, device) for v in VARIANTS[kind]}
+    with workers(makers, device) as crew:
+        made = {worker.name: worker.receive() for worker in crew}
         facts = {name: fact for name, (fact, _) in made.items()}
         equal = _equality(facts)
         rounds = []
         for _ in range(repeats):
-            rounds.append({worker.variant.name: worker.time() for worker in crew})
+            rounds.append({worker.name: worker.time() for worker in crew})
             if on_round is not None:
                 on_round()
     ours = {name: answer for name, (_, answer) in made.items() if name != DIFFUSERS.name}
-    errors = {name: _relative(answer, ours[PLAIN.name]) for name, answer in ours.items()}
+    errors = {name: relative_error(answer, ours[PLAIN.name]) for name, answer in ours.items()}
     return {
         "bench": kind,
         "batch": batch,
@@ -96,7 +98,7 @@ def _equality(facts: Mapping[str, Facts]) -> dict[str, float]:
     return shares
 
 
-def _relative(answer: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+def relative_error(answer: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """Relative L2 error."""
     exact = reference.astype(np.float64)
     return float(np.linalg.norm(answer - exact) / np.linalg.norm(exact))

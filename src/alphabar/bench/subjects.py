@@ -78,6 +78,8 @@ class Facts(NamedTuple):
     flops_per_image: int
     """Of one network call."""
     precision: str
+    transient_bytes: int | None = None
+    """What memory grew by during the first call, where that was measured."""
 
 
 class Subject(NamedTuple):
@@ -88,6 +90,8 @@ class Subject(NamedTuple):
     """What is timed, by name, and how many units (calls, steps) it holds."""
     answer: Tensor
     """To be compared with the plain variant's: the output, or the gradient of the first step."""
+    heavy: bool = False
+    """A turn is one call, on the CPU, and not the median of several."""
 
 
 def prepare(kind: Kind, variant: Variant, batch: int, device: torch.device) -> Subject:

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import alphabar
-from alphabar.cli import bench, compare, data, demo, evaluate, sample, train
+from alphabar.cli import bench, compare, convert, cost, data, demo, evaluate, latents, sample, trace, train
 from alphabar.errors import AlphabarError
 
 EPILOG = """\
 examples:
   alphabar sample fashion-latent --out grid.png     64 garments from the weights that come with alphabar
+  alphabar sample emoji --prompt "purple heart"     words to pictures, offline
   alphabar demo                                     pixels against latents: train both, compare, write a report
   alphabar train fashion-pixel --out runs/pixel     train a recipe; Ctrl-C stops it, --resume continues it
   alphabar COMMAND --help                           examples and options of a command
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alphabar {alphabar.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, train, sample, evaluate, compare, data, bench):
+    for command in (demo, train, sample, trace, latents, cost, evaluate, compare, data, convert, bench):
         command.add_parser(commands)
     return top
 

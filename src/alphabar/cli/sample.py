@@ -29,8 +29,6 @@ Image k of a seed is the same whatever -n is. A model is a run folder, a model f
 alphabar (fashion-pixel, fashion-latent, emoji), or Stable Diffusion 1.x or 2.x: a folder in the diffusers layout, a
 .safetensors file in the original layout, or the id of one on the Hugging Face hub.
 """
-NAMES = {"emoji": "emoji-latent"}
-"""Short names of shipped models."""
 GUIDANCE = 3.0
 GUIDANCE_STABLE_DIFFUSION = 7.5
 
@@ -170,7 +168,7 @@ def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, Sample
     else:
         if args.low_memory or args.prediction or args.tokenizer:
             raise AlphabarError("--low-memory, --prediction and --tokenizer are for Stable Diffusion")
-        model = load_model(NAMES.get(args.model, args.model)).to(device)
+        model = load_model(args.model).to(device)
         parts = replace(model.prepared(precision), size=args.size or model.size)
     hears = parts.text is not None if not args.low_memory else True
     if args.prompt and not hears:

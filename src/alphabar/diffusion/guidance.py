@@ -72,7 +72,7 @@ class CFG:
         prediction = self.process.prediction
         answer, reference = (prediction.target(*estimate, alpha, sigma) for estimate in (guided, conditional))
         dims = tuple(range(1, x.ndim))
-        gain = reference.std(dim=dims, keepdim=True) / answer.std(dim=dims, keepdim=True)
+        gain = reference.std(dim=dims, keepdim=True) / answer.std(dim=dims, keepdim=True).clamp_min(1e-8)
         return prediction.estimate(answer * torch.lerp(torch.ones_like(gain), gain, self.rescale), x, alpha, sigma)
 
 

@@ -1,0 +1,192 @@
+"""`alphabar trace`: one prompt through a pipeline, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alphabar.models import Model
+    from alphabar.stable_diffusion import PipelineConfig
+
+EPILOG = """\
+examples:
+  alphabar trace fashion-latent --steps 20 --sampler ddim --out trace.html
+  alphabar trace runs/emoji --prompt "a red heart" --guidance 3 --out trace.html
+  alphabar trace stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a lighthouse" --json
+  alphabar trace random:sd15 --prompt "a lighthouse" --steps 2        full size, random weights: shapes, time, memory
+
+random:sd15 and random:sd21 are Stable Diffusion at full size with random weights: every number of the table is real,
+the image is noise.
+"""
+
+RANDOM = "random:"
+SHAPES = ("sd15", "sd21")
+"""Stable Diffusion by name, without weights."""
+LONG_DECODE = 5e11
+"""FLOPs of one decoding above which estimates on the way are not decoded."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = subparsers.add_parser(
+        "trace",
+        help="one prompt through a pipeline, stage by stage",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=form,
+    )
+    parser.add_argument(
+        "path", metavar="PATH", help="a run, model or Stable Diffusion folder, a .safetensors file, a name, random:sd15"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="what to draw, for models that read words")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what guidance moves away from")
+    parser.add_argument(
+        "--guidance", type=float, metavar="X", help="its scale; 1 is none (default: as `alphabar sample`)"
+    )
+    parser.add_argument("--sampler", default="ddim", choices=["ddpm", "ddim", "heun", "dpmpp-2m"], help="default: ddim")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="timesteps visited (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise (default: 0)")
+    parser.add_argument("--size", type=int, metavar="PX", help="height and width (default: the model's own)")
+    parser.add_argument("--training", action="store_true", help="one training step too, on a copy of the network")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="to train on (default: the image just drawn)")
+    parser.add_argument("--json", action="store_true", help="print JSON with every step instead of a table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write a page, trace.html")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `trace`; returns the exit status."""
+    import json
+    import os
+    import shlex
+
+    # Before torch is loaded: its profiler warns of each tensor that was there before, and is then freed.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+    from alphabar import engine
+    from alphabar.cli.sample import GUIDANCE, GUIDANCE_STABLE_DIFFUSION
+    from alphabar.errors import AlphabarError
+    from alphabar.evaluate.trace import trace_sampling, trace_training
+    from alphabar.generate import Guidance, SamplerConfig
+    from alphabar.io import write_text
+    from alphabar.report.trace import lines, render_trace
+
+    if args.out is not None and args.out.suffix.lower() not in (".html", ".htm"):
+        raise AlphabarError(f"--out {args.out}: give it a name that ends in .html")
+    if args.guidance is not None and args.prompt is None:
+        raise AlphabarError("--guidance needs a --prompt to follow")
+    if args.image is not None and not args.training:
+        raise AlphabarError("--image is what one training step learns from: add --training")
+    engine.tune_allocator()
+    device = engine.choose_device(args.device)
+    model = open_model(args.path, args.size).to(device)
+    # A pipeline's files say which timesteps they ask for; a model of ours starts where its noise does.
+    spacing, offset = model.card.get("spacing", "trailing"), model.card.get("steps_offset", 0)
+    sampler = SamplerConfig(args.sampler, args.steps, spacing, offset=offset)
+    scale = GUIDANCE_STABLE_DIFFUSION if "spacing" in model.card else GUIDANCE
+    guidance = Guidance(scale if args.guidance is None else args.guidance) if model.text is not None else None
+    traces = [
+        trace_sampling(
+            model, args.prompt, args.negative, guidance, sampler, args.seed, decoded=1 if _decodes_slowly(model) else 6
+        )
+    ]
+    if args.training:
+        image = traces[0].image if args.image is None else read_image(args.image, model.size, model.channels)
+        traces.append(trace_training(model, image, args.prompt or "", args.seed))
+    notes = ["The weights are random: shapes, time, memory and counts are those of the real model, the image is noise."]
+    notes = notes if args.path.startswith(RANDOM) else []
+    if args.json:
+        print(json.dumps({"model": args.path, "notes": notes, "traces": [one.to_dict() for one in traces]}, indent=2))
+    else:
+        print("\n\n".join([*notes, *map(lines, traces)]))
+    if args.out is not None:
+        words = ["alphabar", "trace", args.path, *([] if args.prompt is None else ["--prompt", args.prompt])]
+        words += ["--sampler", args.sampler, "--steps", str(args.steps), "--seed", str(args.seed)]
+        for option in ("negative", "guidance", "size", "image"):
+            value = getattr(args, option)
+            words += [f"--{option}", str(value)] if value not in (None, "") else []
+        words += ["--training"] * args.training
+        facts = {**engine.hardware(device), **engine.versions()}
+        write_text(args.out, render_trace(traces, shlex.join(words), facts, notes))
+        if not args.json:
+            print(f"{args.out}: the pipeline drawn, its steps and its numbers")
+    return 0
+
+
+def _decodes_slowly(model: Model) -> bool:
+    from alphabar.codec import LatentCodec
+    from alphabar.evaluate.cost import count_autoencoder
+
+    if not isinstance(model.codec, LatentCodec):
+        return False
+    return count_autoencoder(model.codec.autoencoder.config, model.channels, model.size)[1].flops > LONG_DECODE
+
+
+def open_model(path: str, size: int | None = None) -> Model:
+    """A denoiser of any kind: a run or model folder, a shipped name, Stable Diffusion's files, random:sd15.
+
+    Args:
+        path: which.
+        size: height and width of its images; None keeps its own.
+    """
+    from dataclasses import replace
+
+    from alphabar import models
+    from alphabar.config import check
+
+    check(size is None or size > 0, f"--size must be positive, not {size}")
+    known = known_config(path.removeprefix(RANDOM)) if path.startswith(RANDOM) else None
+    if known is not None:
+        from alphabar.stable_diffusion import random_pipeline
+
+        model = random_pipeline(known, 0)
+    elif is_stable_diffusion_path(path):
+        from alphabar.stable_diffusion import load
+
+        model = load(path)
+    else:
+        model = models.load_model(path)
+    return model if size is None else replace(model, size=size)
+
+
+def known_config(name: str) -> PipelineConfig:
+    """One of `SHAPES`."""
+    from alphabar.errors import AlphabarError, nearest
+    from alphabar.stable_diffusion import sd15, sd21
+
+    if name not in SHAPES:
+        raise AlphabarError(f"no Stable Diffusion is called {name!r}{nearest(name, SHAPES)}")
+    return sd15() if name == "sd15" else sd21()
+
+
+def is_stable_diffusion_path(path: str) -> bool:
+    """Stable Diffusion's own files, or an id of the hub; a model folder of ours goes first."""
+    from alphabar.stable_diffusion import is_stable_diffusion
+
+    ours = Path(path), Path(path) / "model"
+    return not any((folder / "model.json").is_file() for folder in ours) and is_stable_diffusion(path)
+
+
+def read_image(path: Path, size: int, channels: int) -> Tensor:
+    """A PNG, JPEG or WebP file as [C, size, size] in [-1, 1], its middle square."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from alphabar.data import to_unit
+    from alphabar.data.folder import to_square
+    from alphabar.errors import AlphabarError
+
+    try:
+        with Image.open(path) as image:
+            square = np.array(to_square(image, size, channels))
+    except Exception as error:  # damaged files make Pillow's readers fail with nearly any exception
+        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise AlphabarError(f"cannot read the image {path}: {reason}") from error
+    return to_unit(torch.from_numpy(square.reshape(size, size, channels).transpose(2, 0, 1).copy()))
