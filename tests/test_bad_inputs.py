@@ -203,7 +203,10 @@ def unknown_dataset(tmp: Path) -> Act:
     return training(tmp, data={"name": "fashion-mnits"})
 
 
-@bad("unknown dataset '{tmp}/photos': no such folder, and no set of that name; known: digits, emoji, fashion-mnist, mnist")
+@bad(
+    "unknown dataset '{tmp}/photos': no such folder, and no set of that name; "
+    "known: digits, emoji, fashion-mnist, mnist"
+)
 def missing_data_folder(tmp: Path) -> Act:
     return training(tmp, data={"name": f"{tmp}/photos", **PHOTOS})
 

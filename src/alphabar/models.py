@@ -1,7 +1,8 @@
 """Model folders: `model.json` beside safetensors, for denoisers, autoencoders, CLIP and classifiers.
 
 A folder says everything that is needed to use its weights: the network's shape, schedule and prediction type, the codec
-with its scale, the text encoder with its tokeniser, the size of the images. Nothing is guessed at load, and the hashes in `model.json` must fit.
+with its scale, the text encoder with its tokeniser, the size of the images. Nothing is guessed at load, and the hashes
+in `model.json` must fit.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Model:
 
     @property
     def extra_channels(self) -> int:
-        """Channels that the network is shown beside x: those of a mask and an image, where it was trained to fill in."""
+        """Channels that the network is shown beside x: of a mask and an image, where it was trained to fill in."""
         return getattr(getattr(self.network, "config", None), "extra_channels", 0)
 
     def shape(self, n: int) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, Sample
 
     from alphabar import engine
     from alphabar.errors import AlphabarError
-    from alphabar.generate import Guidance, SamplerConfig, Spacing
+    from alphabar.generate import Guidance, SamplerConfig, SamplerName, Spacing
     from alphabar.models import load_model
     from alphabar.stable_diffusion import LowMemory, is_stable_diffusion, open_pipeline
 
@@ -173,7 +173,7 @@ def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, Sample
     hears = parts.text is not None if not args.low_memory else True
     if args.prompt and not hears:
         raise AlphabarError(f"{args.model} was trained without words: leave out --prompt")
-    name = args.sampler or ("ddim" if hears else "ddpm")
+    name: SamplerName = args.sampler or ("ddim" if hears else "ddpm")
     sampler = SamplerConfig(name, args.steps, args.spacing or spacing, args.eta, args.variance, offset)
     asked = scale if args.guidance is None else args.guidance
     interval = None if args.interval is None else (args.interval[0], args.interval[1])

@@ -45,7 +45,8 @@ def augment(images: Tensor, rng: Rng) -> Tensor:
     ripple = rng.normal(channels, math.ceil(height / 4), math.ceil(width / 4), device=device)
     ripple = F.interpolate(ripple, (height, width), mode="bilinear")
     grain = rng.normal(channels, height, width, device=device)
-    return lit + noise.square() * (GRAIN * grain + RIPPLE * ripple)
+    out: Tensor = lit + noise.square() * (GRAIN * grain + RIPPLE * ripple)
+    return out
 
 
 def recolour(images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
