@@ -12,7 +12,7 @@ from PIL import Image
 from alphabar.cli import main
 from alphabar.report.grid import image_grid, save_png
 from alphabar.stable_diffusion import load, random_pipeline, save_folder, sd15
-from tiny import word_model
+from tiny import pixel_model, word_model
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,23 @@ def test_one_prompt_is_sixteen_pictures(words: Path, tmp_path: Path, capsys: pyt
     assert "16 images" in capsys.readouterr().out
 
 
+def test_what_a_prompt_has_no_room_for_is_said(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("sample", words, "-n", 1, "--steps", 1, "--out", tmp_path / "x.png")
+    assert run(*common, "--prompt", "red heart") == 0
+    assert capsys.readouterr().err == ""
+    assert run(*common, "--prompt", "red heart " * 4, "--negative", "blue") == 0
+    assert "a prompt is too long by 'heart red heart red heart', which is not read" in capsys.readouterr().err
+
+
+def test_a_walk_shows_as_many_images_as_are_drawn(tmp_path: Path) -> None:
+    pixel_model().save(tmp_path / "model")
+    walk = tmp_path / "w.gif"
+    large = ("--size", 256, "--steps", 1, "--out", tmp_path / "x.png", "--trajectory", walk)
+    assert run("sample", tmp_path / "model", *large) == 0  # one by default
+    with Image.open(walk) as frame:
+        assert frame.height < 512
+
+
 def pixels(path: Path) -> list[int]:
     with Image.open(path) as image:
         return list(image.convert("RGB").tobytes())
@@ -94,7 +111,10 @@ def test_conversion_there_and_back(pipeline: Path, tmp_path: Path) -> None:
     assert run("convert", pipeline, single, "--to", "single-file") == 0
     assert run("convert", single, folder, "--to", "diffusers", *tokenizer) == 0
     assert run("convert", folder, own, "--to", "alphabar") == 0
-    assert run("sample", own, "--prompt", "a fox", "--steps", 2, "-n", 1, "--out", tmp_path / "x.png") == 0
+    pictures = tmp_path / "theirs.png", tmp_path / "ours.png"
+    for path, out in zip((pipeline, own), pictures, strict=True):  # with the same spacing, offset and guidance
+        assert run("sample", path, "--prompt", "a fox", "--steps", 2, "-n", 1, "--out", out) == 0
+    assert max(abs(a - b) for a, b in zip(*map(pixels, pictures), strict=True)) <= 1
     before, after = load(pipeline), load(folder)
     for one, other in ((before.network, after.network), (before.codec.autoencoder, after.codec.autoencoder)):  # type: ignore[attr-defined]
         assert all(
@@ -116,6 +136,18 @@ def test_conversion_there_and_back(pipeline: Path, tmp_path: Path) -> None:
             ("sample", "WORDS", "--prompt", "a", "--steps", "2", "--rescale", "2"),
             "guidance rescale must lie in 0..1, got 2.0",
         ),
+        (
+            ("sample", "WORDS", "--guidance", "5"),
+            "--negative, --guidance, --rescale and --interval are about words: give it a --prompt",
+        ),
+        (
+            ("sample", "WORDS", "--prompt", "a", "--interval", "9", "3"),
+            "guidance acts from the lower timestep to the higher: 3 9, not 9 3",
+        ),
+        (
+            ("convert", "WORDS", "x", "--to", "alphabar", "--prediction", "v"),
+            "--prediction and --tokenizer are for Stable Diffusion's files, not WORDS",
+        ),
         (("sample", "WORDS", "-n", "0"), "-n must be at least 1, got 0"),
         (("convert", "SD", "x", "--to", "single-file"), "x: a single file ends in .safetensors, and a folder does not"),
         (("convert", "SD", "SD", "--to", "diffusers"), "SD exists; choose another place, nothing is written over"),
@@ -127,4 +159,5 @@ def test_bad_input_is_one_line(
 ) -> None:
     names = {"WORDS": words, "SD": pipeline}
     assert run(*(names.get(argument, argument) for argument in arguments)) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"alphabar: error: {message.replace('SD ', f'{pipeline} ')}"
+    message = message.replace("SD ", f"{pipeline} ").replace("WORDS", str(words))
+    assert capsys.readouterr().err.splitlines()[-1] == f"alphabar: error: {message}"

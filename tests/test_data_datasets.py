@@ -263,6 +263,9 @@ def test_a_folders_fingerprint_follows_its_content(photos: Path, tmp_path: Path)
             target.write_bytes(file.read_bytes())
     before = of(photos)
     assert of(copy) == before
+    name = ImageFolder(copy, "train", 8, 3).files[0]
+    told = [write_metadata(copy / "metadata.jsonl", {"file_name": name, "text": text}) and of(copy) for text in "ab"]
+    assert len({before, *told}) == 3
     assert len({before, of(photos, "test"), of(photos, size=9), of(photos, channels=1)}) == 4
     train = ImageFolder(photos, "train", 8, 3)
     save(photos / train.files[0], flat(1))

@@ -329,6 +329,11 @@ def test_the_debian_archive_says_why_not(tools: Path, monkeypatch: pytest.Monkey
     tool(tools, "apt-get", "touch tiny-data_1_all.deb")
     with pytest.raises(SourceError, match="not an archive"):
         source.read(NAMES, None)
+    tool(tools, "dpkg-deb", 'mkdir -p "$3/usr/share/other"')
+    with pytest.raises(SourceError, match=r"tiny-data_1_all\.deb has no /usr/share/tiny"):
+        source.read(NAMES, None)
+    tool(tools, "dpkg-deb", 'mkdir -p "$3/usr/lib/some-linux-gnu" && echo x > "$3/usr/lib/some-linux-gnu/a"')
+    assert DebianArchive("tiny-data", "/usr/lib/*-linux-*").read(["a"], None) == {"a": b"x\n"}
     (tools / "apt-get").unlink()
     monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(SourceError, match="no apt-get on this machine"):

@@ -103,6 +103,25 @@ def test_without_the_operators_linear_layers_stay(monkeypatch: pytest.MonkeyPatc
     assert nn.Linear in {type(part) for part in prepared.modules()}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory the process holds")
+def test_freed_memory_is_given_back() -> None:
+    """In a process of its own, whose allocator is tuned to keep it."""
+    program = """
+import torch
+from alphabar import engine
+from alphabar.bench.memory import resident
+engine.tune_allocator()
+kept = [torch.ones(1 << 22) for _ in range(16)]
+last = torch.ones(1 << 22)  # above the others in the heap
+full = resident()
+del kept
+engine.release_memory()
+print(full - resident() > 150e6)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True"]
+
+
 def test_autocast_computes_in_what_it_is_told() -> None:
     layer = nn.Linear(2, 2)
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from alphabar.errors import AlphabarError
 from alphabar.generate import Guidance, SamplerConfig, Start, begin_from, encode_prompts, generate, sample
 from alphabar.models import Model, load_model
+from alphabar.rng import Rng
 from tiny import latent_model, word_model
 
 DDIM = SamplerConfig("ddim", 5)
@@ -119,19 +120,28 @@ def test_a_network_that_was_trained_to_fill_in_is_shown_mask_and_image() -> None
     assert start.mask is None
     assert start.concat is not None
     assert start.concat.shape == (1, 3, 4, 4)
-    assert torch.equal(start.concat[:, 1:], begin_from_masked(model, picture() * (mask < 0.5)))
+    assert torch.equal(start.concat[:, 1:], encoded(model, picture() * (mask < 0.5)))
+    # What the walk begins from is the whole image, else there would be grey, not the image, to vary under the mask.
+    assert torch.equal(start.x0, encoded(model, picture()))
     images = sample(model, 2, DDIM, prompts=["man", "heart"], guidance=Guidance(3.0), start=start)
     assert images.shape == (2, 1, 8, 8)
     with pytest.raises(AlphabarError, match=r"^this model was trained to fill in: give it a mask with the image$"):
         begin_from(model, picture())
+    with pytest.raises(AlphabarError, match=r"^this model was trained to fill in: give it an image and a mask$"):
+        sample(model, 1, DDIM, prompts=["man"])
 
 
-def begin_from_masked(model: Model, image: Tensor) -> Tensor:
-    from alphabar.rng import Rng
-
+def encoded(model: Model, image: Tensor) -> Tensor:
     return model.codec.encode(image, Rng(0, [0], "posterior"))
 
 
 def test_a_strength_out_of_range_is_one_line() -> None:
     with pytest.raises(AlphabarError, match=r"^strength must lie in 0\.\.1 \(0 excluded\), got 0\.0$"):
         Start(picture(), 0.0)
+
+
+def test_guidance_that_makes_no_sense_is_one_line() -> None:
+    with pytest.raises(AlphabarError, match=r"^guidance must be a finite number, got nan$"):
+        Guidance(float("nan"))
+    with pytest.raises(AlphabarError, match=r"^guidance acts from the lower timestep to the higher: 3 9, not 9 3$"):
+        Guidance(2.0, interval=(9, 3))

@@ -225,6 +225,7 @@ def test_ratios_and_units() -> None:
     assert html.times(10, 10.05, "fewer", "more") == ("1×", "equal")
     assert html.times(5, 1000, "fewer", "more") == ("200×", "more")
     assert html.si(12_345_678, "FLOPs") == "12.3 MFLOPs"
+    assert html.si(4.56e15, "FLOPs") == "4.56 PFLOPs"
 
 
 def test_smoothing_and_the_front() -> None:

@@ -31,6 +31,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from alphabar.engine import InferenceNetwork
 from alphabar.errors import AlphabarError
 from alphabar.generate import Guidance, SamplerConfig, sample
 from alphabar.models import Model
@@ -49,7 +50,6 @@ from alphabar.stable_diffusion import (
     sd21,
 )
 from alphabar.stable_diffusion.files import metadata
-from alphabar.stable_diffusion.folder import save_tokenizer
 from alphabar.stable_diffusion.pipeline import Stage, on_meta, stage_table
 from alphabar.text import CLIP_MERGES, CLIP_VOCABULARY
 
@@ -147,7 +147,7 @@ def same_settings(one: Model, other: Model) -> None:
 
 def tokens(model: Model, folder: Path) -> Path:
     assert model.text is not None
-    save_tokenizer(model.text.tokenizer, folder)
+    model.text.tokenizer.save_folder(folder)
     return folder
 
 
@@ -845,6 +845,11 @@ class TestStages:
         assert ALIVE.keys() == {"text", "unet", "vae"}
         assert whole.std() > 0.01
         torch.testing.assert_close(by_stage, whole, rtol=0, atol=1e-4)
+
+    def test_low_memory_tiles_large_images_and_runs_a_prepared_network(self, folder: Path) -> None:
+        parts = LowMemory(open_pipeline(folder))
+        assert parts.codec.tile == 512
+        assert isinstance(parts.network, InferenceNetwork)
 
     def test_bf16(self, folder: Path) -> None:
         """Half the memory, float32 at the door, and refused where rounded weights would be written."""

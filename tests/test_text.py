@@ -54,6 +54,7 @@ def trained(vocab_size: int = 610, length: int = 16) -> Tokenizer:
 def folder_of(path: Path, **settings: Any) -> Path:
     """A tokenizer folder of the old kind, of our vocabulary, whose config has the given settings added."""
     trained().save_folder(path)
+    (path / "special_tokens_map.json").unlink()  # it would have the last word
     file = path / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
     return path

@@ -38,7 +38,7 @@ def test_other_captions_are_another_run(tmp_path: Path) -> None:
     train(words.contrast_recipe(tmp_path / "data"), tmp_path / "run", quiet=True)
     path = tmp_path / "data" / "metadata.jsonl"
     path.write_text(path.read_text().replace("green square", "lime square"))
-    with pytest.raises(AlphabarError, match=r"^cannot resume from .*: its captions is '\w+', the recipe's is '\w+'$"):
+    with pytest.raises(AlphabarError, match=r"^cannot resume from .*: its data is '\w+', the recipe's is '\w+'$"):
         train(words.contrast_recipe(tmp_path / "data"), tmp_path / "run", resume=True, quiet=True)
 
 

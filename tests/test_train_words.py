@@ -127,13 +127,24 @@ def test_what_is_kept_is_what_would_be_encoded(tmp_path: Path, monkeypatch: pyte
     task = make(words.words_recipe(tmp_path), tmp_path)
     captions = captions_of(task)
     first, again = captions.cond(batch_of(range(19), 19)), captions.cond(batch_of(range(19), 19))
-    monkeypatch.setattr(Captions, "LIMIT", 0)
+    monkeypatch.setattr(Captions, "LIMIT", 0)  # bytes: none is kept
     fresh = captions_of(make(words.words_recipe(tmp_path), tmp_path)).cond(batch_of(range(19), 19))
     assert first is not None
     assert again is not None
     assert fresh is not None
     assert torch.equal(first["text"], again["text"])
     assert torch.equal(first["text"], fresh["text"])
+
+
+def test_what_is_kept_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = models.load_text_encoder(words.save_clip(tmp_path / "clip"))
+    one = text.encode(["red square"])[0].nbytes
+    captions = Captions(text, ["red square", "blue square", "green square"], 0.0, seed=0)
+    monkeypatch.setattr(Captions, "LIMIT", 2 * one + one // 2)
+    for start in (0, 1, 2, 0):
+        captions.cond(batch_of(range(start, start + 1), 3))
+    assert list(captions._kept) == ["red square", "blue square"]
+    assert captions._bytes == 2 * one
 
 
 def test_resuming(tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_the_words_matter_to_what_is_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "key"), [({"dropout": 0.2}, "dropout"), ({"layer": -2}, "text"), ({"metadata": "lime"}, "captions")]
+    ("change", "key"), [({"dropout": 0.2}, "dropout"), ({"layer": -2}, "text"), ({"metadata": "lime"}, "data")]
 )
 def test_other_words_are_another_run(change: dict[str, Any], key: str, tmp_path: Path) -> None:
     train(words.words_recipe(tmp_path), tmp_path / "run", quiet=True)

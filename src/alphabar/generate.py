@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
@@ -102,6 +103,12 @@ class Guidance:
     rescale: float = 0.0
     interval: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        check(math.isfinite(self.scale), f"guidance must be a finite number, got {self.scale}")
+        if self.interval is not None:
+            low, high = self.interval
+            check(low <= high, f"guidance acts from the lower timestep to the higher: {high} {low}, not {low} {high}")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -137,14 +144,20 @@ def begin_from(parts: Parts, image: Tensor, strength: float = 1.0, mask: Tensor 
         mask: [1, 1, H, W] of 0 and 1; 1 is made anew.
         seed: of the draw from the autoencoder's posterior.
     """
-    codec, draw, extra = parts.codec, Rng(seed, [0], "posterior"), parts.extra_channels > 0
+    extra, whole = parts.extra_channels > 0, image.to(parts.device)
+
+    def encoded(image: Tensor) -> Tensor:
+        return parts.codec.encode(image, Rng(seed, [0], "posterior"))
+
     if mask is None:
         if extra:
             raise AlphabarError("this model was trained to fill in: give it a mask with the image")
-        return Start(codec.encode(image.to(parts.device), draw), strength)
+        return Start(encoded(whole), strength)
     small = F.adaptive_max_pool2d(mask, parts.shape(1)[2:]).to(parts.device)  # a value that is touched is made anew
-    x0 = codec.encode((image * (mask < 0.5) if extra else image).to(parts.device), draw)
-    return Start(x0, strength, None, torch.cat([small, x0], dim=1)) if extra else Start(x0, strength, small)
+    if not extra:
+        return Start(encoded(whole), strength, small)
+    rest = encoded((image * (mask < 0.5)).to(parts.device))  # grey where it is to be made
+    return Start(encoded(whole), strength, None, torch.cat([small, rest], dim=1))
 
 
 def encode_prompts(parts: Parts, prompts: Sequence[str], negative: str = "") -> tuple[Cond, Cond]:
@@ -196,6 +209,8 @@ def generate(
             denoise = Inpaint(denoise, start.x0.expand_as(x), start.mask, process)
         if start.concat is not None:
             cond = {**(cond or {}), "concat": start.concat.expand(len(x), -1, -1, -1)}
+    if parts.extra_channels and "concat" not in (cond or {}):
+        raise AlphabarError("this model was trained to fill in: give it an image and a mask")
     walk = (denoise, x, grid, schedule, cond)
     match sampler.name:
         case "ddpm":

@@ -125,9 +125,12 @@ class Model:
             self.text.to(device)
         return self
 
-    def prepared(self, precision: engine.Precision) -> Model:
-        """The same model with a frozen copy of its network in the fastest form for sampling; see `engine`."""
-        return replace(self, network=engine.prepare_inference(self.network, precision))
+    def prepared(self, precision: engine.Precision, *, copy: bool = True) -> Model:
+        """The same model with a frozen copy of its network in the fastest form for sampling; see `engine`.
+
+        Without a copy the network itself is changed, which spares a large one's memory; this model is then used up.
+        """
+        return replace(self, network=engine.prepare_inference(self.network, precision, copy=copy))
 
     def denoiser(self) -> Denoiser:
         """What samplers see."""

@@ -122,13 +122,14 @@ class Tokenizer:
     def save_folder(self, folder: Path) -> None:
         """Write a tokenizer folder as Stable Diffusion weights have it, which transformers and diffusers read too."""
         model = json.loads(self.to_json())["model"]
-        merges = [f"{left} {right}" for left, right in model["merges"]]
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": self._padding_token}
         write_json(folder / "vocab.json", model["vocab"])
         write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+        write_json(folder / "special_tokens_map.json", special)
         write_json(
             folder / "tokenizer_config.json",
-            {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, **special},
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, "do_lower_case": True, **special},
         )
 
     def to_json(self) -> str:
@@ -293,8 +294,8 @@ def find_clip_vocabulary() -> Path:
             if file.name == CLIP_VOCABULARY and path.is_file():
                 return path
     raise AlphabarError(
-        "CLIP's vocabulary is not on this machine, and a single-file checkpoint carries none: "
-        "pip install --no-deps open_clip_torch"
+        "CLIP's vocabulary is not on this machine, and a single-file checkpoint carries none: give another's tokenizer "
+        "folder (--tokenizer DIR), or pip install --no-deps open_clip_torch"
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from alphabar import engine
 
 T = TypeVar("T")
 
@@ -29,9 +28,7 @@ def transient(fn: Callable[[], T]) -> tuple[T, int | None]:
     Unlike `evaluate.cost.peak_bytes`, which counts tensors, this sees what libraries take inside of an operator. Memory
     that the allocator keeps is given back first, so that its reuse does not hide the growth.
     """
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    engine.release_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forget the worst moment so far
     except OSError:

@@ -77,7 +77,7 @@ def _draw(name: str, folder: Path) -> Subject:
     if form.precision is None:
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)  # float32 where not asked
         pipeline.set_progress_bar_config(disable=True)
         pipeline("a cat", num_inference_steps=1).images[0].save(out)
     else:

@@ -11,7 +11,9 @@ examples:
   alphabar convert sd21.safetensors sd21/ --to diffusers --prediction v
   alphabar convert organisation/name sd/ --to alphabar                  downloaded, then kept as a model of alphabar
 
-Weights in fp16 are widened to float32, which loses nothing: every tensor comes back bit for bit.
+Weights in fp16 are widened to float32, which loses nothing: every tensor comes back bit for bit. Left out is what a
+layout has no place for: in a single file the tokenizer, in a folder of diffusers the layers behind the text encoder's
+output.
 """
 
 
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if stable_diffusion.is_stable_diffusion(args.path):
         model = stable_diffusion.load(args.path, prediction=args.prediction, tokenizer=args.tokenizer)
     else:
+        if args.prediction or args.tokenizer:
+            raise AlphabarError(f"--prediction and --tokenizer are for Stable Diffusion's files, not {args.path}")
         model = load_model(args.path)
     match args.to:
         case "diffusers":
@@ -59,5 +63,6 @@ def run(args: argparse.Namespace) -> int:
             stable_diffusion.save_single_file(model, args.out, dtype)
         case "alphabar":
             model.save(args.out)
-    print(f"{args.out}: {args.path} as {args.to}")
+    told = "; without the tokenizer, which is named anew with --tokenizer DIR" if args.to == "single-file" else ""
+    print(f"{args.out}: {args.path} as {args.to}{told}")
     return 0

@@ -144,9 +144,7 @@ def _row(name: str, values: list[Any], unit: str, ratio: bool = True) -> tuple[s
 def _cell(value: int, unit: str) -> str:
     from alphabar.report.html import si
 
-    if not unit:
-        return f"{value:,}"
-    return f"{value / 1e15:,.3g} P{unit}" if value >= 1e15 else si(value, unit)
+    return si(value, unit) if unit else f"{value:,}"
 
 
 def _times(ratio: float) -> str:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alphabar.codec import LatentCodec
     from alphabar.data import Dataset
     from alphabar.generate import Guidance
     from alphabar.models import Model
+    from alphabar.nn import PerceptualLoss
 
 EPILOG = """\
 examples:
   alphabar evaluate runs/fashion-vae          the quality ladder, an interpolation, one latent arithmetic
+  alphabar evaluate runs/emoji-vae            the same, and real photographs (of scikit-image and scikit-learn)
   alphabar evaluate runs/fashion-pixel        what a single prediction recovers, the loss by noise level, distances
   alphabar evaluate fashion-latent -n 2000 --out eval
   alphabar evaluate runs/emoji-latent --judge runs/emoji-judge --guidance 1 3 6 3:0.7
@@ -88,6 +91,7 @@ def _autoencoder(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str
     from alphabar.data import to_unit
     from alphabar.evaluate import arithmetic, interpolate, quality_ladder
     from alphabar.models import load_autoencoder
+    from alphabar.nn import ConvAutoencoder
     from alphabar.report.grid import image_grid, save_png
     from alphabar.report.measure import find_judge
 
@@ -101,7 +105,10 @@ def _autoencoder(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str
     walk = interpolate(codec, images[pair[0]][None], images[pair[1]][None])
     save_png(image_grid(torch.cat([walk.latent, walk.pixel]).flatten(1, 2), 8, scale=2), out / "interpolation.png")
     numbers: dict[str, Any] = {"kind": "autoencoder", "n": count, "psnr_db": ladder.psnr}
-    numbers |= _perceptual(ladder.reconstructions, ladder.originals)
+    metric = _metric()
+    numbers |= _perceptual(metric, ladder.reconstructions, ladder.originals)
+    if test.channels == 3 and isinstance(codec.autoencoder, ConvAutoencoder):
+        numbers |= _photographs(codec, metric, args.seed, out)
     if test.class_names is not None and "Pullover" in test.class_names:
         labels = test.labels
         assert labels is not None
@@ -118,20 +125,52 @@ def _autoencoder(args: argparse.Namespace, test: Dataset, out: Path) -> dict[str
     return numbers
 
 
-def _perceptual(reconstructions: Tensor, originals: Tensor) -> dict[str, float]:
-    """The learned distance, where it is installed and the images are large enough for it."""
-    import torch
-
+def _metric() -> PerceptualLoss | None:
+    """The learned distance, where it is installed."""
     from alphabar.errors import AlphabarError
     from alphabar.nn import learned_metric
 
     try:
-        metric = learned_metric()
-        pairs = zip(reconstructions.split(64), originals.split(64), strict=True)
-        distances = [metric(a.clamp(-1, 1), b) for a, b in pairs]
+        return learned_metric()
+    except AlphabarError:
+        return None
+
+
+def _perceptual(metric: PerceptualLoss | None, reconstructions: Tensor, originals: Tensor) -> dict[str, float]:
+    """The mean distance, where there is a metric and the images are large enough for it."""
+    import torch
+
+    from alphabar.errors import AlphabarError
+
+    if metric is None:
+        return {}
+    pairs = zip(reconstructions.split(64), originals.split(64), strict=True)
+    try:
+        with torch.no_grad():
+            distances = [metric(a.clamp(-1, 1), b) for a, b in pairs]
     except AlphabarError:
         return {}
     return {"perceptual": float(torch.cat(distances).mean())}
+
+
+def _photographs(codec: LatentCodec, metric: PerceptualLoss | None, seed: int, out: Path) -> dict[str, Any]:
+    """What becomes of photographs, where some are installed; the sheet shows them, the result and the difference x4."""
+    import torch
+
+    from alphabar.evaluate import rebuild_photographs
+    from alphabar.report.grid import image_grid, save_png
+
+    rebuilt = rebuild_photographs(codec, metric, seed=seed)
+    if not rebuilt:
+        return {}
+    rows = [picture for one in rebuilt for picture in (one.original, one.reconstruction, one.difference)]
+    save_png(image_grid(torch.stack(rows), columns=3), out / "photographs.png")
+    return {
+        "photographs": {
+            one.name: {"psnr_db": one.psnr, **({} if one.perceptual is None else {"perceptual": one.perceptual})}
+            for one in rebuilt
+        }
+    }
 
 
 def _two_of_different_class(test: Dataset) -> tuple[int, int]:

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     import shlex
 
     from alphabar import engine
-    from alphabar.cli.trace import read_image
     from alphabar.config import check
+    from alphabar.data import read_image
     from alphabar.errors import AlphabarError
     from alphabar.io import write_text
     from alphabar.report.latents import look, render_latents
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     codec, own = open_codec(args.path)
     size = args.size or own
     files = [file for file in (args.image, args.second) if file is not None]
-    images = [read_image(file, size, codec.autoencoder.image_channels)[None].to(device) for file in files]
+    images = [read_image(file, size, codec.autoencoder.image_channels).to(device) for file in files]
     codec.autoencoder.latent_shape(size, size)
     seen = look(codec.to(device), images[0], images[1] if args.second else None, args.seed)
     command = ["alphabar", "latents", args.path, *map(str, files), "--size", str(size), "--seed", str(args.seed)]

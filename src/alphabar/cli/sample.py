@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alphabar.generate import Guidance, Parts, SamplerConfig, Start
+    from alphabar.text import TextEncoder
 
 EPILOG = """\
 examples:
@@ -106,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = None if args.prompt is None else [prompt for prompt in args.prompt for _ in range(per_prompt)]
     n = per_prompt if prompts is None else len(prompts)
     start = _start(args, parts)
+    tell_cut(parts.text, [*(args.prompt or ()), args.negative])
     steps = sampler.steps if start is None else max(1, round(start.strength * sampler.steps))
     batch_size = 64 if parts.size < 256 else 4
     with tqdm(total=math.ceil(n / batch_size) * steps, unit="step", desc=args.model, disable=None) as bar:
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     told = "" if guidance is None else f", guidance {guidance.scale:g}"
     print(f"{args.out}: {n} images, {sampler.name} in {steps} steps{told}, seed {args.seed}")
     if args.trajectory is not None:
-        _write_trajectory(parts, sampler, args, None if prompts is None else prompts[:16], guidance, start)
+        _write_trajectory(parts, sampler, args, min(n, 16), prompts, guidance, start)
     return 0
 
 
@@ -140,6 +143,8 @@ def _check(args: argparse.Namespace) -> None:
             raise AlphabarError(f"{path}: give it a name that ends in {suffix}")
     if args.image is None and (args.mask or args.strength is not None):
         raise AlphabarError("--mask and --strength are about an image: name it with --image")
+    if args.prompt is None and (args.negative or args.guidance is not None or args.rescale or args.interval):
+        raise AlphabarError("--negative, --guidance, --rescale and --interval are about words: give it a --prompt")
 
 
 def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, SamplerConfig, Guidance | None]:
@@ -163,12 +168,14 @@ def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, Sample
         if args.low_memory:
             parts = LowMemory(pipeline, args.size, precision, device)
         else:
-            whole = pipeline.load(precision)
-            parts = replace(whole, codec=whole.codec.prepared(precision), size=args.size or whole.size).to(device)
+            whole = pipeline.load(precision).to(device).prepared(precision, copy=False)
+            parts = replace(whole, codec=whole.codec.prepared(precision), size=args.size or whole.size)
     else:
         if args.low_memory or args.prediction or args.tokenizer:
             raise AlphabarError("--low-memory, --prediction and --tokenizer are for Stable Diffusion")
         model = load_model(args.model).to(device)
+        if "spacing" in model.card:  # a Stable Diffusion that `alphabar convert` brought here
+            spacing, offset, scale = model.card["spacing"], model.card.get("steps_offset", 0), GUIDANCE_STABLE_DIFFUSION
         parts = replace(model.prepared(precision), size=args.size or model.size)
     hears = parts.text is not None if not args.low_memory else True
     if args.prompt and not hears:
@@ -190,6 +197,15 @@ def _start(args: argparse.Namespace, parts: Parts) -> Start | None:
     mask = None if args.mask is None else (read_image(args.mask, parts.size, 1) > 0).float()
     strength = args.strength if args.strength is not None else 0.6 if mask is None else 1.0
     return begin_from(parts, image, strength, mask, args.seed)
+
+
+def tell_cut(text: TextEncoder | None, prompts: Sequence[str]) -> None:
+    """Say what of the prompts the text encoder has no room for."""
+    import sys
+
+    for prompt in dict.fromkeys(prompts):
+        if text is not None and (lost := text.tokenizer.cut(prompt)):
+            print(f"alphabar: a prompt is too long by {lost!r}, which is not read", file=sys.stderr)
 
 
 def _grid(images: Tensor, prompts: list[str] | None, per_prompt: int, size: int) -> Image:
@@ -215,6 +231,7 @@ def _write_trajectory(
     parts: Parts,
     sampler: SamplerConfig,
     args: argparse.Namespace,
+    count: int,
     prompts: list[str] | None,
     guidance: Guidance | None,
     start: Start | None,
@@ -223,12 +240,10 @@ def _write_trajectory(
     from alphabar.generate import encode_prompts, generate
     from alphabar.report.grid import image_grid, save_gif, sheet
 
-    count = min(args.n or 16, 16) if prompts is None else len(prompts)
     columns = 4 if count > 4 else count
     frames = []
-    if prompts is None and parts.text is not None:
-        prompts = [""] * count
-    cond, null = (None, None) if prompts is None else encode_prompts(parts, prompts, args.negative)
+    asked = [""] * count if prompts is None and parts.text is not None else prompts
+    cond, null = (None, None) if asked is None else encode_prompts(parts, asked[:count], args.negative)
     steps = list(
         generate(parts, range(count), sampler, seed=args.seed, cond=cond, null=null, guidance=guidance, start=start)
     )

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from alphabar.models import Model
     from alphabar.stable_diffusion import PipelineConfig
 
@@ -70,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     from alphabar import engine
-    from alphabar.cli.sample import GUIDANCE, GUIDANCE_STABLE_DIFFUSION
+    from alphabar.cli.sample import GUIDANCE, GUIDANCE_STABLE_DIFFUSION, tell_cut
+    from alphabar.data import read_image
     from alphabar.errors import AlphabarError
     from alphabar.evaluate.trace import trace_sampling, trace_training
     from alphabar.generate import Guidance, SamplerConfig
@@ -86,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     engine.tune_allocator()
     device = engine.choose_device(args.device)
     model = open_model(args.path, args.size).to(device)
+    tell_cut(model.text, [args.prompt or "", args.negative])
     # A pipeline's files say which timesteps they ask for; a model of ours starts where its noise does.
     spacing, offset = model.card.get("spacing", "trailing"), model.card.get("steps_offset", 0)
     sampler = SamplerConfig(args.sampler, args.steps, spacing, offset=offset)
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     ]
     if args.training:
-        image = traces[0].image if args.image is None else read_image(args.image, model.size, model.channels)
+        image = traces[0].image if args.image is None else read_image(args.image, model.size, model.channels)[0]
         traces.append(trace_training(model, image, args.prompt or "", args.seed))
     notes = ["The weights are random: shapes, time, memory and counts are those of the real model, the image is noise."]
     notes = notes if args.path.startswith(RANDOM) else []
@@ -171,22 +171,3 @@ def is_stable_diffusion_path(path: str) -> bool:
 
     ours = Path(path), Path(path) / "model"
     return not any((folder / "model.json").is_file() for folder in ours) and is_stable_diffusion(path)
-
-
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """A PNG, JPEG or WebP file as [C, size, size] in [-1, 1], its middle square."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from alphabar.data import to_unit
-    from alphabar.data.folder import to_square
-    from alphabar.errors import AlphabarError
-
-    try:
-        with Image.open(path) as image:
-            square = np.array(to_square(image, size, channels))
-    except Exception as error:  # damaged files make Pillow's readers fail with nearly any exception
-        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise AlphabarError(f"cannot read the image {path}: {reason}") from error
-    return to_unit(torch.from_numpy(square.reshape(size, size, channels).transpose(2, 0, 1).copy()))

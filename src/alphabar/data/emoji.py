@@ -9,21 +9,32 @@ a shape, a skin tone with a person, a colour with a recoloured object. It is fix
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import hashlib
+import importlib
 import io
+import json
 import re
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 from torch import Tensor
 
 from alphabar.data.datasets import ArrayDataset
+from alphabar.data.sources import FRIBIDI, cache_folder, load
 from alphabar.errors import AlphabarError
+from alphabar.io import atomic_file
 
 CANVAS = 136
 """Height and width of a drawn emoji; the font's bitmaps are 136 wide and 128 high."""
@@ -138,7 +149,7 @@ def open_emoji(font: bytes, split: str, size: int, channels: int) -> EmojiDatase
     Raises:
         AlphabarError: without the package `emoji`, or when Pillow cannot use the font or join sequences of signs.
     """
-    emoji, images = _draw_all(font, size, channels)
+    emoji, images = _drawn(font, size, channels)
     held = held_out(emoji)
     numbers = {subject: i for i, subject in enumerate(sorted({one.subject for one in emoji}))}
     rows = [i for i, one in enumerate(emoji) if (one.caption in held) == (split == "test")]
@@ -205,10 +216,50 @@ def _is_flag(text: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _draw_all(font: bytes, size: int, channels: int) -> tuple[list[Emoji], Tensor]:
-    """Every emoji that the font has, then the recoloured copies, uint8 [N, channels, size, size]."""
-    if not features.check("raqm"):  # Pillow's wheels bring it, but it loads the system's FriBiDi
-        raise AlphabarError("Pillow cannot join emoji into one picture without FriBiDi: apt install libfribidi0")
+def _drawn(font: bytes, size: int, channels: int) -> tuple[list[Emoji], Tensor]:
+    """Every emoji that the font has, then the recoloured copies, uint8 [N, channels, size, size].
+
+    Drawing takes some seconds, so the result is kept in our cache; the file's name says what it was drawn from.
+    """
+    names = _names()
+    key = hashlib.sha256(font)
+    for part in (repr(names), Path(__file__).read_text(encoding="utf-8"), PIL.__version__):
+        key.update(part.encode())
+    path = cache_folder("emoji") / f"drawn-{size}x{size}x{channels}-{key.hexdigest()[:16]}.npz"
+    # It may not be there, or be broken, which makes numpy's reader fail with nearly any exception.
+    with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as kept:
+        return [Emoji(**one) for one in json.loads(kept["emoji"].tobytes())], torch.from_numpy(kept["images"])
+    emoji, images = _draw_all(font, names, size, channels)
+    with contextlib.suppress(AlphabarError), atomic_file(path) as temporary, temporary.open("wb") as out:
+        rows = np.frombuffer(json.dumps([asdict(one) for one in emoji]).encode(), np.uint8)
+        np.savez_compressed(out, emoji=rows, images=images.numpy())
+    return emoji, images
+
+
+def _load_fribidi() -> None:
+    """Give Pillow the library that its wheels expect on the system, from wherever it can be had.
+
+    Pillow looks for it once, when its font module is imported, by the name that a loaded library has for the whole
+    process. So the library is loaded, and then the module is imported anew.
+    """
+    (library,) = load(FRIBIDI, tuple(FRIBIDI.sums)).values()
+    with tempfile.NamedTemporaryFile(prefix="libfribidi-") as file:
+        file.write(library)
+        file.flush()
+        try:
+            ctypes.CDLL(file.name, ctypes.RTLD_GLOBAL)  # stays when the file is gone
+        except OSError as error:
+            raise AlphabarError(f"cannot load FriBiDi ({error}); apt install libfribidi0") from error
+    sys.modules.pop("PIL._imagingft", None)
+    ImageFont.core = importlib.import_module("PIL._imagingft")
+    if not features.check("raqm"):
+        raise AlphabarError("this Pillow cannot join emoji into one picture: pip install --upgrade pillow")
+
+
+def _draw_all(font: bytes, names: Sequence[Emoji], size: int, channels: int) -> tuple[list[Emoji], Tensor]:
+    """As `_drawn`, without the cache."""
+    if not features.check("raqm"):
+        _load_fribidi()
     try:
         face = ImageFont.truetype(io.BytesIO(font), FONT_SIZE)
     except OSError as error:
@@ -217,7 +268,7 @@ def _draw_all(font: bytes, size: int, channels: int) -> tuple[list[Emoji], Tenso
     pictures: list[NDArray[np.uint8]] = []
     thumbs: list[NDArray[np.uint8]] = []
     seen: set[bytes] = set()
-    for one in _names():
+    for one in names:
         if face.getlength(one.text) > UNSUPPORTED_WIDTH:
             continue
         picture = draw(one.text, face)

@@ -238,7 +238,11 @@ APT::Sandbox::User "root";
 
 @dataclass(frozen=True)
 class DebianArchive:
-    """A Debian package, downloaded and unpacked without root and without the system's package lists."""
+    """A Debian package, downloaded and unpacked without root and without the system's package lists.
+
+    `folder` is where in the package the files are; it may have a `*`, as for libraries, which lie in a folder named by
+    the machine.
+    """
 
     package: str
     folder: str
@@ -268,7 +272,9 @@ class DebianArchive:
             )
             if unpacked.returncode:
                 raise SourceError(_complaint(unpacked.stderr))
-            return Folder(folder / "files" / self.folder.lstrip("/"), self.label).read(files, progress)
+            for place in (folder / "files").glob(self.folder.lstrip("/")):
+                return Folder(place, self.label).read(files, progress)
+            raise SourceError(f"{packages[0].name} has no {self.folder}")
 
 
 @dataclass(frozen=True)

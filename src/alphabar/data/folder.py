@@ -81,7 +81,7 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over size, channels, and the name and content of each file.
+        """SHA-256 over size, channels, and the name, content and caption of each file.
 
         Content, not modification time: a copy of the folder is the same data set, and reading the files once costs less
         than one epoch, which decodes them too.
@@ -90,6 +90,8 @@ class ImageFolder:
         with ThreadPoolExecutor(4) as pool:
             for name, content in zip(self.files, pool.map(self._hash, self.files), strict=True):
                 digest.update(f"{name}\0{content}\n".encode())
+        for caption in self.captions or ():
+            digest.update(f"{caption}\0".encode())
         return digest.hexdigest()
 
     def _hash(self, name: str) -> str:

@@ -3,6 +3,7 @@
 A set is four idx files, or the font that its images are drawn from. Whatever the source (a folder, a download, a Debian
 package, a wheel), the SHA-256 of the decompressed file decides whether it is the real one, so all sources give the same
 bytes. Only the font may be of any version, as each Debian release has another; the set's fingerprint tells them apart.
+The library that joins the font's signs comes the same way.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ SPLITS: Mapping[str, tuple[str, str]] = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 """The idx files of each split: images, labels."""
-TRUETYPE = b"\0\1\0\0"
-"""How a font file starts."""
+STARTS: Mapping[str, tuple[bytes, str]] = {
+    ".ttf": (b"\0\1\0\0", "a TrueType font"),
+    ".0": (b"\x7fELF", "a shared library"),
+}
+"""How a file of any version starts, and what it then is, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,23 @@ class NamedSet:
     advice: str = "name a folder that has it: --root DIR"
 
 
+@dataclass(frozen=True)
+class Library:
+    """A shared library that is found and fetched like a set.
+
+    Attributes:
+        name: how messages and its folder in the cache are called.
+        sums: None, for any version, by file name.
+        installed, remote, advice: as of a `NamedSet`.
+    """
+
+    name: str
+    sums: Mapping[str, str | None]
+    installed: tuple[Source, ...]
+    remote: tuple[Source, ...]
+    advice: str
+
+
 def note(line: str) -> None:
     """Tell the user something in one line on stderr."""
     print(f"alphabar: {line}", file=sys.stderr)
@@ -87,7 +108,7 @@ def find_set(name: str) -> NamedSet:
     return NAMED_SETS[name]
 
 
-def sources(named: NamedSet, root: Path | None = None) -> list[Source]:
+def sources(named: NamedSet | Library, root: Path | None = None) -> list[Source]:
     """Every place where the set may be, in the order in which they are tried.
 
     Raises:
@@ -106,24 +127,26 @@ def sources(named: NamedSet, root: Path | None = None) -> list[Source]:
     return [*found, *named.installed, Folder(cache_folder(named.name), "the cache"), *named.remote]
 
 
-def _verify(named: NamedSet, data: Files) -> None:
+def _verify(named: NamedSet | Library, data: Files) -> None:
     for file, content in data.items():
         expected = named.sums[file]
-        if expected is None and not content.startswith(TRUETYPE):
-            raise DamagedError(f"{file} is not a TrueType font")
-        if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        if expected is None:
+            start, what = STARTS[Path(file).suffix]
+            if not content.startswith(start):
+                raise DamagedError(f"{file} is not {what}")
+        elif hashlib.sha256(content).hexdigest() != expected:
             raise DamagedError(f"{file} has the wrong SHA-256")
 
 
 def load(
-    named: NamedSet, files: Sequence[str], root: Path | None = None, progress: bool | None = None
+    named: NamedSet | Library, files: Sequence[str], root: Path | None = None, progress: bool | None = None
 ) -> dict[str, bytes]:
     """The decompressed, verified bytes of the named files, from the first source that has them.
 
     What comes from outside this machine is kept in the cache, whole. A damaged source is told in one line and skipped.
 
     Args:
-        named: the set.
+        named: the set or library.
         files: which of its files (keys of `named.sums`).
         root: a folder to look in first; default `$ALPHABAR_DATA`.
         progress: True shows a bar on stderr, False none, None only on a terminal.
@@ -147,7 +170,7 @@ def load(
     raise AlphabarError(f"cannot get {named.name}; tried {', '.join(tried)}; or {named.advice}")
 
 
-def _keep(named: NamedSet, data: Files) -> None:
+def _keep(named: NamedSet | Library, data: Files) -> None:
     folder = cache_folder(named.name)
     try:
         with atomic_folder(folder) as temporary:
@@ -286,3 +309,12 @@ NAMED_SETS: Mapping[str, NamedSet] = {
         advice=f"apt install {_FONT_PACKAGE}, or name a folder that has {_FONT}: --root DIR",
     ),
 }
+
+FRIBIDI = Library(
+    name="fribidi",
+    sums={"libfribidi.so.0": None},
+    installed=(),
+    remote=(DebianArchive("libfribidi0", "/usr/lib/*-linux-*"),),
+    advice="apt install libfribidi0: without it Pillow does not join emoji into one picture",
+)
+"""What Pillow orders the signs of a text with; its wheels leave it to the system."""

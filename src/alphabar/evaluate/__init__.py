@@ -15,8 +15,11 @@ from alphabar.evaluate.autoencoder import (
 from alphabar.evaluate.cost import (
     CallCost,
     CountedCost,
+    NetworkCost,
+    SpaceCosts,
     call_cost,
     count_flops,
+    count_spaces,
     median_seconds,
     peak_bytes,
     scale_by_count,
@@ -32,7 +35,9 @@ from alphabar.evaluate.features import (
     extract_features,
     floor,
 )
+from alphabar.evaluate.photographs import Rebuilt, find_photographs, rebuild_photographs
 from alphabar.evaluate.timesteps import LevelLoss, SinglePrediction, loss_by_timestep, single_prediction
+from alphabar.evaluate.trace import Moment, Stage, Trace, Values, trace_sampling, trace_training
 from alphabar.evaluate.words import (
     GroupScore,
     Judged,
@@ -57,10 +62,17 @@ __all__ = [
     "KernelDistance",
     "LatentShare",
     "LevelLoss",
+    "Moment",
+    "NetworkCost",
     "QualityLadder",
+    "Rebuilt",
     "Score",
     "Share",
     "SinglePrediction",
+    "SpaceCosts",
+    "Stage",
+    "Trace",
+    "Values",
     "WordJudge",
     "accuracy",
     "arithmetic",
@@ -69,7 +81,9 @@ __all__ = [
     "ceiling",
     "class_histogram",
     "count_flops",
+    "count_spaces",
     "extract_features",
+    "find_photographs",
     "floor",
     "frechet_distance",
     "interpolate",
@@ -83,6 +97,9 @@ __all__ = [
     "peak_bytes",
     "psnr",
     "quality_ladder",
+    "rebuild_photographs",
     "scale_by_count",
     "single_prediction",
+    "trace_sampling",
+    "trace_training",
 ]

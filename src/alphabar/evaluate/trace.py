@@ -383,6 +383,8 @@ def _trace_words(
     tokens, cost = _measured(lambda: text.tokenizer(prompts), torch.device("cpu"))
     pieces = text.tokenizer.pieces(prompt)
     said = f"Cut the prompt into {len(pieces)} pieces, between a start and an end token; pad to {tokens.shape[1]}."
+    if lost := text.tokenizer.cut(prompt):
+        said += f" Too long: {lost!r} is not read."
     stages.append(
         Stage(
             name="tokens",

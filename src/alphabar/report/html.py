@@ -48,7 +48,7 @@ def si(value: float | None, unit: str) -> str:
     """`12345678, "FLOPs"` -> `"12.3 MFLOPs"`."""
     if value is None:
         return NOT_MEASURED
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"

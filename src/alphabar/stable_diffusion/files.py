@@ -19,6 +19,7 @@ SETTINGS = (
     "model_index.json",
     *(f"{component}/config.json" for component in STEMS),
     "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer.json",  # new folders have this one alone, old ones the next two
     "tokenizer/vocab.json",
     "tokenizer/merges.txt",
     "tokenizer/tokenizer_config.json",
@@ -149,20 +150,19 @@ def shards(index: Path) -> list[Path]:
 def download(repository: str) -> Path:
     """A hub repository's safetensors and settings, in the hub's cache: what is there already is not fetched again."""
     try:
-        from huggingface_hub import list_repo_files, snapshot_download
+        from huggingface_hub import model_info, snapshot_download
     except ImportError as error:
         raise AlphabarError(
             f"to download {repository!r}, install huggingface_hub: pip install 'alphabar[sd]'"
         ) from error
     try:
-        names = set(list_repo_files(repository))
+        names = {file.rfilename for file in model_info(repository).siblings or ()}  # one request, never retried
     except Exception as reason:  # the hub's own errors, and those of whichever client it uses underneath
         try:
             return Path(snapshot_download(repository, local_files_only=True))
         except Exception as error:
-            line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
             raise AlphabarError(
-                f"{repository!r} is neither here nor, as a hub repository, in the cache or reachable: {line}"
+                f"{repository!r} is neither here nor, as a hub repository, in the cache or reachable: {_line(reason)}"
             ) from error
     wanted = [name for name in SETTINGS if name in names]
     for component in STEMS:
@@ -173,7 +173,12 @@ def download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted))
     except Exception as error:
-        raise AlphabarError(f"cannot download {repository} from the hub: {error}") from error
+        raise AlphabarError(f"cannot download {repository} from the hub: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says; the hub's say much."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _shard_names(names: Collection[str], index: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from alphabar.codec import LatentCodec
 from alphabar.config import from_dict, read
 from alphabar.errors import AlphabarError
-from alphabar.io import atomic_folder, read_json, write_json, write_text
+from alphabar.io import atomic_folder, read_json, write_json
 from alphabar.models import Model
 from alphabar.stable_diffusion.files import STEMS, LazyTensors, component_tensors, write_file
 from alphabar.stable_diffusion.keys import write_tensors
@@ -39,7 +38,7 @@ from alphabar.stable_diffusion.settings import (
     vae_from,
     vae_to,
 )
-from alphabar.text import END, START, Tokenizer
+from alphabar.text import Tokenizer
 
 COMPONENTS: dict[Stage, str] = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -139,7 +138,7 @@ def save_folder(model: Model, out: Path, dtype: torch.dtype = torch.float32) -> 
             write_json(folder / "config.json", settings[stage])
         (temporary / "scheduler").mkdir()
         write_json(temporary / "scheduler" / "scheduler_config.json", scheduler_to(config))
-        save_tokenizer(model.text.tokenizer, temporary / "tokenizer")
+        model.text.tokenizer.save_folder(temporary / "tokenizer")
         kind = "StableDiffusionInpaintPipeline" if config.unet.extra_channels else "StableDiffusionPipeline"
         write_json(
             temporary / "model_index.json",
@@ -155,18 +154,3 @@ def save_folder(model: Model, out: Path, dtype: torch.dtype = torch.float32) -> 
                 "vae": ["diffusers", "AutoencoderKL"],
             },
         )
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the tokenizer folder that `Tokenizer.from_folder`, transformers and diffusers read."""
-    words = json.loads(tokenizer.to_json())
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in words["model"]["merges"]]
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": words["padding"]["pad_token"]}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "vocab.json", words["model"]["vocab"])
-    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.length, "do_lower_case": True, **special},
-    )

@@ -9,17 +9,21 @@ import torch
 from torch import nn
 
 from alphabar.codec import LatentCodec
-from alphabar.engine import Precision
+from alphabar.engine import Precision, prepare_inference
 from alphabar.models import ProcessConfig
 from alphabar.nn import ConvAutoencoder
 from alphabar.stable_diffusion.pipeline import Pipeline, on_meta
 from alphabar.text import TextEncoder
 
 T = TypeVar("T", TextEncoder, nn.Module, LatentCodec)
+TILE = 512
+"""Larger images go through the autoencoder in squares of this many pixels."""
 
 
 class LowMemory:
     """The parts of a pipeline for `generate.sample`: asking for one frees the one before and reads it from disk.
+
+    Images larger than `TILE` pixels are encoded and decoded in tiles; see `LatentCodec` for what that changes.
 
     Args:
         pipeline: where the parts are.
@@ -61,12 +65,19 @@ class LowMemory:
     @property
     def network(self) -> nn.Module:
         """The U-Net."""
-        return self._only(nn.Module, lambda: self._pipeline.network(self._precision).to(self.device))
+        return self._only(nn.Module, self._read_network)
 
     @property
     def codec(self) -> LatentCodec:
         """The autoencoder."""
-        return self._only(LatentCodec, lambda: self._pipeline.codec().prepared(self._precision).to(self.device))
+        return self._only(LatentCodec, self._read_codec)
+
+    def _read_codec(self) -> LatentCodec:
+        return self._pipeline.codec().tiled(TILE).prepared(self._precision).to(self.device)
+
+    def _read_network(self) -> nn.Module:
+        network = self._pipeline.network(self._precision).to(self.device)
+        return prepare_inference(network, self._precision, copy=False)
 
     def shape(self, n: int) -> tuple[int, ...]:
         """Of the x0 of n images; needs no weights."""

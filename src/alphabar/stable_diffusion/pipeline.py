@@ -12,7 +12,7 @@ from torch import nn
 
 from alphabar.codec import LatentCodec
 from alphabar.config import check
-from alphabar.engine import InferenceNetwork, Precision
+from alphabar.engine import Precision, prepare_inference
 from alphabar.errors import AlphabarError
 from alphabar.models import Model, ProcessConfig
 from alphabar.nn import (
@@ -143,7 +143,7 @@ class Pipeline:
         """The U-Net; in bf16 half as large, with float32 at its door (for sampling, not for saving)."""
         if precision == "float32":
             return self._read("unet", torch.float32)
-        return InferenceNetwork(self._read("unet", torch.bfloat16), precision)
+        return prepare_inference(self._read("unet", torch.bfloat16), precision, copy=False)
 
     def codec(self) -> LatentCodec:
         """The autoencoder with its scale, in float32."""

@@ -44,10 +44,15 @@ UNET_FIXED: dict[str, Any] = {
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "norm_eps": 1e-5,
     "num_class_embeds": None,
+    "mid_block_only_cross_attention": None,
     "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
     "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
     "time_embedding_type": "positional",
+    "timestep_post_act": None,
 }
 VAE_FIXED: dict[str, Any] = {
     "act_fn": "silu",

@@ -16,8 +16,8 @@ ZOOM = 0.15
 TURN = math.radians(10)
 SOFT = (0.9, 0.6)
 """The most that an image is replaced by itself at a half, and then at a quarter of its size."""
-LIGHT = 0.04
-GAIN = 0.05
+LIGHT = 0.012  # neighbouring skin tones differ by 4 of 255, over a whole picture
+GAIN = 0.02
 GRAIN, RIPPLE = 0.12, 0.12
 """The most noise, as standard deviations in [-1, 1]: one value per pixel, and one per 4 x 4 pixels."""
 
@@ -37,7 +37,8 @@ def augment(images: Tensor, rng: Rng) -> Tensor:
     """
     device, (channels, height, width) = images.device, images.shape[1:]
     uniform = 2 * torch.special.ndtr(rng.normal(9, device=device)) - 1  # [N, 9] in -1..1
-    moved = _move(images, *uniform[:, :4].unbind(1))
+    right, down, zoom, turn = uniform[:, :4].unbind(1)
+    moved = warp(images, SHIFT * right, SHIFT * down, ZOOM * zoom, TURN * turn)
     half, quarter, gain, light, noise = ((part + 1).view(-1, 1, 1, 1) / 2 for part in uniform[:, 4:].unbind(1))
     soft = moved.lerp(_shrunk(moved, 2), SOFT[0] * half)
     soft = soft.lerp(_shrunk(moved, 4), SOFT[1] * quarter.square())  # squared: seldom all of it
@@ -73,14 +74,19 @@ def recolour(images: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     return torch.where(changed.view(-1, 1, 1, 1), turned.clamp(-1, 1), images), changed
 
 
-def _move(images: Tensor, right: Tensor, down: Tensor, zoom: Tensor, turn: Tensor) -> Tensor:
-    """Shift, zoom and turn; each argument [N] in -1..1."""
-    size, angle = 1 + ZOOM * zoom, TURN * turn
-    cos, sin = size * angle.cos(), size * angle.sin()
-    rows = [torch.stack([cos, -sin, 2 * SHIFT * right], 1), torch.stack([sin, cos, 2 * SHIFT * down], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    moved: Tensor = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return moved
+def warp(images: Tensor, right: Tensor, down: Tensor, zoom: Tensor, turn: Tensor) -> Tensor:
+    """Look at another part of each image; what comes in at the edges is as the edge is.
+
+    Args:
+        images: [N, C, H, W].
+        right, down: how far what is looked at moves, as a share of the side, [N].
+        zoom: how much more is looked at, as a share, [N].
+        turn: by which angle, in radians, [N].
+    """
+    cos, sin = (1 + zoom) * turn.cos(), (1 + zoom) * turn.sin()
+    rows = [torch.stack([cos, -sin, 2 * right], dim=1), torch.stack([sin, cos, 2 * down], dim=1)]
+    places = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)  # [N, H, W, 2]
+    return F.grid_sample(images, places.to(images.device), padding_mode="border", align_corners=False)
 
 
 def _shrunk(images: Tensor, factor: int) -> Tensor:

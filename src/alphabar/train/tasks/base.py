@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,11 +75,6 @@ class Task(ABC):
         weights = self.dataset.weights
         drawn = {} if weights is None else {"weights": hash_tensors({"weights": weights})}
         return {**keep, "data": self.dataset.fingerprint, **drawn}
-
-
-def hash_texts(texts: Sequence[str]) -> str:
-    """SHA-256 of some texts in their order: a folder's own fingerprint is that of its pictures."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def check_equal(key: str, value: int, needed: int, what: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar import models
@@ -16,8 +16,9 @@ from alphabar.errors import AlphabarError
 from alphabar.nn.clip import Clip, contrastive_loss, retrieval, same_captions
 from alphabar.rng import Rng
 from alphabar.text import Tokenizer
+from alphabar.train.augment import warp
 from alphabar.train.config import Recipe
-from alphabar.train.tasks.base import Loss, Task, check_equal, hash_texts
+from alphabar.train.tasks.base import Loss, Task, check_equal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,8 +62,8 @@ class Contrast(Task):
         return Loss(loss, {**parts, "scale": (self.network.scale.detach() * count, count)})
 
     def identity(self) -> dict[str, Any]:
-        words = {"captions": hash_texts(self.captions), "tokenizer": hash_texts([self.tokenizer.to_json()])}
-        return {**super().identity(), **words}
+        tokenizer = hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest()
+        return {**super().identity(), "tokenizer": tokenizer}
 
     def preview(self, network: nn.Module, device: torch.device) -> Image.Image:
         from alphabar.report.grid import labelled_grid
@@ -100,7 +101,7 @@ class Contrast(Task):
 
 
 def jitter(images: Tensor, rng: Rng) -> Tensor:
-    """Move and zoom pictures a little, each by its own stream; what comes in at the edges continues the edge.
+    """Move and zoom pictures a little, each by its own stream.
 
     Nothing is mirrored: captions speak of left and right.
 
@@ -110,10 +111,7 @@ def jitter(images: Tensor, rng: Rng) -> Tensor:
     """
     fine = 10_000
     zoom, x, y = (rng.integers(2 * fine + 1) / fine - 1 for _ in range(3))  # [N], in [-1, 1]
-    scale, zero = 1 + ZOOM * zoom, torch.zeros(len(images))
-    rows = (torch.stack([scale, zero, 2 * SHIFT * x], dim=1), torch.stack([zero, scale, 2 * SHIFT * y], dim=1))
-    places = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)  # [N, H, W, 2]
-    return F.grid_sample(images, places.to(images.device), padding_mode="border", align_corners=False)
+    return warp(images, SHIFT * x, SHIFT * y, ZOOM * zoom, torch.zeros_like(zoom))
 
 
 def _spread(n: int, count: int) -> list[int]:

@@ -21,7 +21,7 @@ from alphabar.rng import Rng
 from alphabar.text import TextEncoder
 from alphabar.train.cache import encode_dataset
 from alphabar.train.config import Recipe
-from alphabar.train.tasks.base import Loss, Task, check_equal, check_images, hash_texts
+from alphabar.train.tasks.base import Loss, Task, check_equal, check_images
 from alphabar.types import Cond
 
 if TYPE_CHECKING:
@@ -48,12 +48,13 @@ class Captions:
         seed: of the dropout.
     """
 
-    LIMIT = 20_000
-    """Encoded captions that are kept; beyond them, captions are encoded anew each time."""
+    LIMIT = 1 << 30
+    """Bytes of encoded captions that are kept; what would go beyond is encoded anew each time."""
 
     def __init__(self, text: TextEncoder, captions: Sequence[str], dropout: float, seed: int) -> None:
         self.text, self.captions, self.dropout, self.seed = text, captions, dropout, seed
         self._kept: dict[str, Tensor] = {}
+        self._bytes = 0
 
     def chosen(self, batch: Batch) -> list[str]:
         """The caption that each sample is shown: its own, or "" where it is dropped, keyed by its position."""
@@ -69,8 +70,10 @@ class Captions:
         with torch.autocast(self.text.device.type, enabled=False):
             encoded = {caption: self.text.encode([caption])[0] for caption in fresh}
         rows = torch.stack([encoded[c] if c in encoded else self._kept[c] for c in captions])
-        if len(self._kept) < self.LIMIT:
+        size = sum(row.nbytes for row in encoded.values())
+        if self._bytes + size <= self.LIMIT:
             self._kept |= encoded
+            self._bytes += size
         return {"text": rows}
 
 
@@ -113,10 +116,8 @@ class Denoise(Task):
         return {f"loss_q{q + 1}": (total[q], count[q]) for q in range(QUARTILES)}
 
     def identity(self) -> dict[str, Any]:
-        words = {}
-        if self.captions is not None:
-            told = self.captions
-            words = {"text": told.text.fingerprint, "captions": hash_texts(told.captions), "dropout": told.dropout}
+        told = self.captions
+        words = {} if told is None else {"text": told.text.fingerprint, "dropout": told.dropout}
         return {**super().identity(), "codec": self.codec.fingerprint, **words}
 
     def _model(self, network: nn.Module, card: dict[str, Any] | None = None) -> Model:
