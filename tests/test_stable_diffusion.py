@@ -544,7 +544,7 @@ class TestPublishedSingleFiles:
         said = capfd.readouterr().err
         assert said.count("\n") == 1
         assert "schedule" in said
-        assert "prediction" not in said  # 1.x is eps
+        assert "prediction (taking eps" in said
         assert len(pipeline.codec().autoencoder.state_dict()) == 248  # at full size, from 1x1 convolutions
 
     @pytest.mark.parametrize("prediction", [None, "v", "eps"])

@@ -252,15 +252,18 @@ def sample(
         raise ValueError(f"{n} images need {n} prompts, not {len(prompts)}")
     if prompts is None and parts.text is not None:
         prompts = [""] * n
-    images = [torch.empty(0, parts.channels, parts.size, parts.size)]
+    if n == 0:
+        return torch.empty(0, parts.channels, parts.size, parts.size)
+    cond, null = (None, None) if prompts is None else encode_prompts(parts, prompts, negative)
+    latents = []
     for begin in range(0, n, batch_size):
         numbers = range(first + begin, first + min(begin + batch_size, n))
-        asked = None if prompts is None else prompts[begin : begin + batch_size]
-        cond, null = (None, None) if asked is None else encode_prompts(parts, asked, negative)
+        told = None if cond is None else {key: rows[begin : begin + batch_size] for key, rows in cond.items()}
         x = torch.empty(0)
-        for step in generate(parts, numbers, sampler, seed=seed, cond=cond, null=null, guidance=guidance, start=start):
+        for step in generate(parts, numbers, sampler, seed=seed, cond=told, null=null, guidance=guidance, start=start):
             x = step.x
             if on_step is not None:
                 on_step()
-        images.append(parts.codec.decode(x).clamp(-1, 1).cpu())
-    return torch.cat(images)
+        latents.append(x)
+    codec = parts.codec  # asked for once, after all walks: `LowMemory` reads each part once
+    return torch.cat([codec.decode(x).clamp(-1, 1).cpu() for x in latents])

@@ -49,15 +49,14 @@ def run(args: argparse.Namespace) -> int:
 def count_path(path: str, size: int | None = None) -> SpaceCosts:
     """Count what lies at a path; of Stable Diffusion, the settings alone are read."""
     from alphabar import models
-    from alphabar.cli.trace import SHAPES, is_stable_diffusion_path, known_config, open_model
+    from alphabar.cli.trace import SHAPES, known_config, open_model
     from alphabar.codec import LatentCodec
     from alphabar.errors import AlphabarError
     from alphabar.evaluate.cost import count_spaces
     from alphabar.nn import SmallUNet, UNet
+    from alphabar.stable_diffusion import is_stable_diffusion, open_pipeline
 
-    if path in SHAPES or is_stable_diffusion_path(path):
-        from alphabar.stable_diffusion import open_pipeline
-
+    if path in SHAPES or is_stable_diffusion(path):
         config = known_config(path) if path in SHAPES else open_pipeline(path).config
         return count_spaces(config.unet, config.vae, config.text, size or config.size, 3, config.text.length)
     kind = models.kind_of(path)

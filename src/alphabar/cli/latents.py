@@ -79,16 +79,15 @@ def open_codec(path: str) -> tuple[LatentCodec, int]:
         AlphabarError: a model of pixels, or of something else.
     """
     from alphabar import models
-    from alphabar.cli.trace import RANDOM, is_stable_diffusion_path, open_model
+    from alphabar.cli.trace import RANDOM, open_model
     from alphabar.codec import LatentCodec
     from alphabar.errors import AlphabarError
+    from alphabar.stable_diffusion import is_stable_diffusion, open_pipeline
 
     if path.startswith(RANDOM):
         model = open_model(path)
         codec, size = model.codec, model.size
-    elif is_stable_diffusion_path(path):
-        from alphabar.stable_diffusion import open_pipeline
-
+    elif is_stable_diffusion(path):
         pipeline = open_pipeline(path)  # of which the autoencoder alone is read
         codec, size = pipeline.codec(), pipeline.config.size
     else:

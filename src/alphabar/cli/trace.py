@@ -139,16 +139,13 @@ def open_model(path: str, size: int | None = None) -> Model:
 
     from alphabar import models
     from alphabar.config import check
+    from alphabar.stable_diffusion import is_stable_diffusion, load, random_pipeline
 
     check(size is None or size > 0, f"--size must be positive, not {size}")
     known = known_config(path.removeprefix(RANDOM)) if path.startswith(RANDOM) else None
     if known is not None:
-        from alphabar.stable_diffusion import random_pipeline
-
         model = random_pipeline(known, 0)
-    elif is_stable_diffusion_path(path):
-        from alphabar.stable_diffusion import load
-
+    elif is_stable_diffusion(path):
         model = load(path)
     else:
         model = models.load_model(path)
@@ -163,11 +160,3 @@ def known_config(name: str) -> PipelineConfig:
     if name not in SHAPES:
         raise AlphabarError(f"no Stable Diffusion is called {name!r}{nearest(name, SHAPES)}")
     return sd15() if name == "sd15" else sd21()
-
-
-def is_stable_diffusion_path(path: str) -> bool:
-    """Stable Diffusion's own files, or an id of the hub; a model folder of ours goes first."""
-    from alphabar.stable_diffusion import is_stable_diffusion
-
-    ours = Path(path), Path(path) / "model"
-    return not any((folder / "model.json").is_file() for folder in ours) and is_stable_diffusion(path)

@@ -246,6 +246,8 @@ def trace_training(model: Model, image: Tensor, caption: str = "", seed: int = 0
         seed: of the posterior, the timestep and the noise.
         lr: of AdamW, for this one step.
     """
+    if model.extra_channels:
+        raise AlphabarError("a training step of an inpainting model is not traced: it needs a mask with the image")
     network, device, process = copy.deepcopy(model.network).train().requires_grad_(True), model.device, model.process
     stages: list[Stage] = []
     cond, _, pieces = _trace_words(model, caption, None, stages)

@@ -120,6 +120,8 @@ def _foreign_config(files: LazyTensors, text_prefix: str, prediction: str | None
         raise AlphabarError(f"{path}: {CONTEXT!r} is {width} wide; Stable Diffusion 1.x has 768, 2.x 1024")
     left_open = [] if "alphas_cumprod" in files else ["schedule (taking Stable Diffusion's scaled-linear)"]
     if width == SD1_CONTEXT:
+        if prediction is None:
+            left_open.append("prediction (taking eps, as all of 1.x was published)")
         config = sd15()
         if prediction is not None:
             config = replace(config, process=replace(config.process, prediction=prediction))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alphabar import models
 from alphabar.data import Batch, Dataset, open_dataset, to_unit
+from alphabar.data.sources import note
 from alphabar.errors import AlphabarError
 from alphabar.nn.clip import Clip, contrastive_loss, retrieval, same_captions
 from alphabar.rng import Rng
@@ -96,7 +97,8 @@ class Contrast(Task):
         root = Path(data.root) if data.root else None
         try:
             return open_dataset(data.name, "test", size=self.dataset.size, channels=self.dataset.channels, root=root)
-        except AlphabarError:  # a set too small to hold anything out
+        except AlphabarError as error:  # such as a folder too small to hold anything out
+            note(f"no retrieval of held-out pictures: {error}")
             return None
 
 
