@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from alphabar.config import read
-from alphabar.engine import Precision, laid_out
+from alphabar.engine import Precision, frugal_allocator, laid_out
 from alphabar.errors import AlphabarError, nearest
 from alphabar.io import hash_tensors, load_tensors, load_weights, save_tensors
 from alphabar.nn import Autoencoder, Gaussian, build, config_from_dict, config_to_dict
@@ -220,9 +221,14 @@ class LatentCodec(Codec):
         latents = z * _wide(self.scale, z) + _wide(self.shift, z)
         factor = self.autoencoder.factor
         sides = [side * factor for side in latents.shape[2:]]
+        large = prod(sides) >= PIXELS_AT_ONCE and z.device.type == "cpu"
+        with frugal_allocator() if large else nullcontext():
+            return self._decoded(latents, sides)
+
+    def _decoded(self, latents: Tensor, sides: list[int]) -> Tensor:
         if self.tile is None or max(sides) <= self.tile:
             return self._sliced(self.autoencoder.decode, latents, prod(sides))
-        return self._tiled(self.autoencoder.decode, latents, (len(z), self.autoencoder.image_channels, *sides))
+        return self._tiled(self.autoencoder.decode, latents, (len(latents), self.autoencoder.image_channels, *sides))
 
     def _sliced(self, run: Callable[[Tensor], Tensor], x: Tensor, pixels: int) -> Tensor:
         """`run` over x [N, ...] a few images of so many pixels at a time, in the autoencoder's own number type."""

@@ -8,7 +8,7 @@ import gc
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
@@ -26,6 +26,10 @@ N = TypeVar("N", bound=nn.Module)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # the option numbers of glibc's malloc.h
 
 
+_TUNED = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: 1 << 30, _M_TOP_PAD: 64 << 20}
+_tuned = False
+
+
 def tune_allocator() -> bool:
     """Let glibc keep freed memory for the next tensor instead of giving it back to the system.
 
@@ -33,11 +37,34 @@ def tune_allocator() -> bool:
     with this, outputs unchanged, at the price of memory kept. Affects the whole process; does nothing where the C
     library is another. Returns whether it was done.
     """
+    global _tuned
+    _tuned = _mallopt(_TUNED)
+    return _tuned
+
+
+@contextlib.contextmanager
+def frugal_allocator() -> Iterator[None]:
+    """Inside, blocks of 4 MB and more go back to the system as soon as they are freed, tuned or not.
+
+    For a few calls on huge maps, such as the decoding of a large image: what was freed between tensors of many sizes
+    else adds up. A 512x512 decode in bf16 grew the process by 550 to 570 MB tuned, and by 480 to 520 like this.
+    """
+    if not _tuned:
+        yield
+        return
+    release_memory()
+    _mallopt({_M_MMAP_THRESHOLD: 4 << 20})
+    try:
+        yield
+    finally:
+        _mallopt(_TUNED)
+
+
+def _mallopt(options: Mapping[int, int]) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    options = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20))
-    return all(mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in options)
+    return all(mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in options.items())
 
 
 def release_memory() -> None:

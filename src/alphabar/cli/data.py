@@ -79,10 +79,14 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
+    from alphabar.data import open_dataset
     from alphabar.data.sources import find_set, load
 
     named = find_set(args.name)
     load(named, tuple(named.sums), args.root)
+    open_dataset(
+        named.name, root=args.root
+    )  # emoji are drawn, and kept so, while there is a network for what that needs
     print(f"{named.name}: {sum(named.counts):,} images, {_place(named, args.root)}")
 
 

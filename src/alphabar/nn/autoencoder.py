@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alphabar.errors import AlphabarError
 from alphabar.nn.attention import SelfAttention2d
 from alphabar.nn.config import NetworkConfig
-from alphabar.nn.layers import Downsample, ResBlock, Upsample, check_divisible, conv3x3, group_norm
+from alphabar.nn.layers import Downsample, ResBlock, Upsample, activated, check_divisible, conv3x3, group_norm
 
 LOGVAR_RANGE = (-30.0, 20.0)
 """Where log variances are clamped, as in latent diffusion's code: standard deviations of 3e-7 to 2e4."""
@@ -273,7 +273,7 @@ class Encoder(nn.Module):
         h = self.conv_in(x)  # [N, c_0, H, W]
         h = self.levels(h)  # [N, c_last, H / factor, W / factor]
         h = self.middle(h)  # [N, c_last, H / factor, W / factor]
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, code, H / factor, W / factor]
+        out: Tensor = self.conv_out(activated(self.norm_out(h)))  # [N, code, H / factor, W / factor]
         return out
 
 
@@ -299,7 +299,7 @@ class Decoder(nn.Module):
         h = self.conv_in(z)  # [N, c_last, h, w]
         h = self.middle(h)  # [N, c_last, h, w]
         h = self.levels(h)  # [N, c_0, H, W]
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, C, H, W]
+        out: Tensor = self.conv_out(activated(self.norm_out(h)))  # [N, C, H, W]
         return out
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alphabar.errors import AlphabarError, nearest
@@ -22,6 +21,7 @@ from alphabar.nn.layers import (
     ResBlock,
     TimeEmbedding,
     Upsample,
+    activated,
     check_divisible,
     conv3x3,
     double,
@@ -123,7 +123,7 @@ class SmallUNet(nn.Module):
         h = self.decode2(h, emb)  # [N, c2, H/2, W/2]
         h = torch.cat([double(self.up1(h)), fine], dim=1)  # [N, 2 * c1, H, W]
         h = self.decode1(h, emb)  # [N, c1, H, W]
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
+        out: Tensor = self.conv_out(activated(self.norm_out(h)))  # [N, out_channels, H, W]
         return out
 
 
@@ -281,7 +281,7 @@ class UNet(nn.Module):
                 h = part(h)  # [N, c_l, H / 2^(l-1), W / 2^(l-1)]
                 continue
             h = part(torch.cat([h, skips.pop()], dim=1), emb, text)  # [N, c_l, H / 2^l, W / 2^l]
-        out: Tensor = self.conv_out(F.silu(self.norm_out(h)))  # [N, out_channels, H, W]
+        out: Tensor = self.conv_out(activated(self.norm_out(h)))  # [N, out_channels, H, W]
         return out
 
     def _conditions(self, x: Tensor, cond: Cond) -> dict[str, Tensor]:
