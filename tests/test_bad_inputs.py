@@ -316,7 +316,7 @@ def codec_of_vectors(tmp: Path) -> Act:
     return training(tmp, codec=f"{tmp}/codec")
 
 
-@bad("{tmp}/model holds a model of kind 'denoiser', not autoencoder")
+@bad("{tmp}/model holds a model of kind 'denoiser' without an autoencoder")
 def codec_of_another_kind(tmp: Path) -> Act:
     return training(tmp, codec=str(saved_model(tmp)))
 
@@ -515,7 +515,7 @@ def loss_that_is_not_a_number(tmp: Path) -> Act:
 
 
 @bad(
-    "cannot write {tmp}/done/checkpoints/step-00000008/network.safetensors: ...File too large...; "
+    "cannot write {tmp}/done/checkpoints/step-00000008/...safetensors: ...File too large...; "
     "what was there before is untouched"
 )
 def full_disk(tmp: Path) -> Act:

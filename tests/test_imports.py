@@ -25,6 +25,7 @@ LAYERS = (
     ("evaluate",),
     ("report",),
     ("bench",),
+    ("course",),
     ("cli",),
     ("__main__",),
 )
