@@ -83,7 +83,10 @@ def ship(run: Path, name: str, note: str, half: bool, evaluation: Path | None) -
             shutil.copytree(source, temporary, dirs_exist_ok=True)
             description = read_json(temporary / "model.json")
             said = {"note": note} if note else {}
-            description["card"] = {"name": name, **description["card"], **said, "metrics": metrics}
+            card = description["card"]
+            if "metrics" in card:  # of the training itself
+                said["training_metrics"] = card["metrics"]
+            description["card"] = {"name": name, **card, **said, "metrics": metrics}
             write_json(temporary / "model.json", description)
             for file in temporary.iterdir():
                 if file.stat().st_size > LIMIT:

@@ -11,7 +11,7 @@ import pytest
 from alphabar.cli import main
 from alphabar.course.audit import RULES, Finding, audit, verdict
 from alphabar.course.page import parse
-from alphabar.course.record import Course, Lesson, load
+from alphabar.course.record import Course, load
 from alphabar.course.record_pages import module_record
 from alphabar.diffusion import NoiseSchedule
 from alphabar.errors import AlphabarError
@@ -260,7 +260,6 @@ CASES: list[tuple[str, str, list[tuple[str, str, str]], str, str, str]] = [
     ("written", "critical", [(P, "*", "")], R2, "written = true", "has no page"),
     ("written", "improvement", [(R2, "written = true", "written = false")], P, "---", "not yet written"),
     ("written", "critical", [(P, "```{notebook} drawing\n```", "```{notebook} drawing\n")], P, "drawing", "never"),
-    ("written", "improvement", [("lessons/stray.md", "", "# Stray\n")], "lessons/stray.md", "Stray", "no record"),
     ("outline", "polish", [(P, "# Second\n\n%", "# Another\n\n%")], P, "# Another", "'Another'"),
     ("outline", "polish", [(P, "(start)=", "(swap)="), (P, "(middle)=", "(start)="), (P, "(swap)=", "(middle)=")], P,
      "(middle)=", "middle stands before start"),
@@ -379,6 +378,7 @@ def test_the_page_keeps_its_lines(tmp_path: Path) -> None:
         ([(R1, '"introduced"', '"introduce"')], "did you mean 'introduced'"),
         ([(R1, "load", "laod")], "laod: unknown key; did you mean 'load'"),
         ([(R1, "order = 1", "order = 2")], "order 2 is taken by 1.1-first.toml"),
+        ([("lessons/stray.md", "", "# Stray\n")], "stray.md: no record belongs to this page; write stray.toml"),
         ([(R1, '"1.1"', '"1.2"')], "another lesson too has id '1.2'"),
         ([(R2, '"segment"', '"line"')], "stands twice"),
         ([(R1, "[", "[[")], "1.1-first.toml: not TOML"),
@@ -393,12 +393,6 @@ def test_a_record_that_is_wrong_says_so(tmp_path: Path, edits: list[tuple[str, s
 
 
 # the real course
-
-
-def lesson(course: Course, name: str) -> Lesson:
-    entry = course.entry(name)
-    assert entry
-    return entry.lesson
 
 
 def test_the_course_passes() -> None:

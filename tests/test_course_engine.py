@@ -249,6 +249,7 @@ def test_files_are_small_and_counted(tmp_path: Path) -> None:
         ("load().call(new Float32Array(65), 0)", "x holds 65 numbers, which is no whole number of samples of 64"),
         ("load().predict(new Float32Array(64), 20)", "timestep 20 is outside 0..19"),
         ("[...load().sample({ steps: 7 })]", "unknown number of steps 7; known: 1, 2, 4, 5, 8, 10, 15, 20"),
+        ("[...load().sample({ steps: [3, 3, 1] })]", "a grid must fall: 3, 3, 1"),
         ('[...load().sample({ sampler: "euler" })]', "unknown sampler euler; known: ddim, ddpm"),
     ],
 )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import alphabar
-from alphabar.cli import bench, compare, convert, cost, data, demo, evaluate, latents, sample, trace, train
+from alphabar.cli import bench, compare, convert, cost, course, data, demo, evaluate, latents, sample, trace, train
 from alphabar.errors import AlphabarError
 
 EPILOG = """\
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"alphabar {alphabar.__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, train, sample, trace, latents, cost, evaluate, compare, data, convert, bench):
+    for command in (demo, train, sample, trace, latents, cost, evaluate, compare, data, convert, bench, course):
         command.add_parser(commands)
     return top
 

@@ -1,7 +1,7 @@
 """The README's tables of words-to-emoji, as Markdown, from what `alphabar evaluate` wrote.
 
 alphabar evaluate runs/emoji-latent --judge runs/emoji-judge --guidance 1 2 3 6 3:0.7
-python benchmarks/emoji.py runs/emoji-latent/evaluation/words.json
+python benchmarks/words.py runs/emoji-latent/evaluation/words.json
 """
 
 from __future__ import annotations
