@@ -50,7 +50,7 @@ def test_a_row_for_each_prompt(words: Path, tmp_path: Path, capsys: pytest.Captu
     prompts = ("--prompt", "red heart", "--prompt", "blue circle")
     assert run("sample", words, *prompts, "-n", 3, "--steps", 4, "--out", out, "--trajectory", tmp_path / "w.gif") == 0
     said = capsys.readouterr().out
-    assert f"{out}: 6 images, ddim in 4 steps, guidance 3, seed 0" in said
+    assert f"{out}: 6 images, ddim in 4 steps, guidance 2, seed 0" in said
     with Image.open(out) as sheet, Image.open(tmp_path / "w.gif") as walk:
         assert sheet.width > sheet.height
         assert getattr(walk, "n_frames", 1) == 4

@@ -31,7 +31,7 @@ Image k of a seed is the same whatever -n is. A model is a run folder, a model f
 alphabar (fashion-pixel, fashion-latent, emoji), or Stable Diffusion 1.x or 2.x: a folder in the diffusers layout, a
 .safetensors file in the original layout, or the id of one on the Hugging Face hub.
 """
-GUIDANCE = 3.0
+GUIDANCE = 2.0
 GUIDANCE_STABLE_DIFFUSION = 7.5
 
 
