@@ -325,7 +325,7 @@ def test_the_readme_table_comes_from_the_file(tmp_path: Path, capsys: pytest.Cap
     (real, _), file = ceiling(judge()), tmp_path / "words.json"
     judged = [{"source": "real pictures", "scores": [score.to_dict() for score in real.scores]}]
     file.write_text(json.dumps({"judged": judged, "sampler": "ddim-40", "seed": 0, "best": "guidance 3"}))
-    script = Path(__file__).parent.parent / "benchmarks" / "emoji.py"
+    script = Path(__file__).parent.parent / "benchmarks" / "words.py"
     before, sys.argv = sys.argv, [str(script), str(file), "--measures", "tone"]
     try:
         runpy.run_path(str(script), run_name="__main__")
