@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   alphabar trace fashion-latent --steps 20 --sampler ddim --out trace.html
-  alphabar trace runs/emoji --prompt "a red heart" --guidance 3 --out trace.html
+  alphabar trace emoji --prompt "purple heart" --guidance 3 --out trace.html
   alphabar trace stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a lighthouse" --json
   alphabar trace random:sd15 --prompt "a lighthouse" --steps 2        full size, random weights: shapes, time, memory
 
