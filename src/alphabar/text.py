@@ -232,10 +232,6 @@ class TextEncoder:
         hidden: Tensor = self.tower(tokens).hidden[self.layer]  # [N, L, D]
         return self.tower.final_norm(hidden) if self.final_norm else hidden
 
-    def null(self, n: int) -> Tensor:
-        """The empty prompt n times, [n, L, D]: what guidance steers away from."""
-        return self.encode([""]).repeat(n, 1, 1)
-
     def to(self, device: torch.device | str) -> TextEncoder:
         """Move to a device, in place."""
         self.tower.to(device)
