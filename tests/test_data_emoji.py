@@ -307,7 +307,7 @@ def test_the_weights_and_what_the_loader_draws(train: EmojiDataset, test: EmojiD
     assert (train.weights[tone] == TONE_WEIGHT).all()
     assert (train.weights[~tone & ~copy] == 1).all()
     assert float(train.weights[copy].sum() / train.weights.sum()) == pytest.approx(RECOLOURED_SHARE)
-    epochs = 10
+    epochs = 20
     loader = Loader(train, len(train), seed=0)
     counts = torch.bincount(torch.cat([next(loader).indices for _ in range(epochs)]), minlength=len(train)) / epochs
     assert float(counts[copy].sum() / counts.sum()) == pytest.approx(RECOLOURED_SHARE, rel=0.01)

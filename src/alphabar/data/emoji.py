@@ -43,8 +43,9 @@ FONT_SIZE = 109
 UNSUPPORTED_WIDTH = 140
 """A sequence that the font does not join into one picture is wider than one."""
 
-TONE_WEIGHT = 0.2
-"""How often a picture with a skin tone is drawn, against 1 for one without: half the set are tones of few people."""
+TONE_WEIGHT = 0.5
+"""How often a picture with a skin tone is drawn, against 1 for one without: half the set are tones of few people. With 0.2
+the subjects came out right (0.98 of the seen ones) and the tones of unseen people in 0.63 only."""
 RECOLOURED_SHARE = 0.15
 """The share of all draws that are recoloured copies."""
 
