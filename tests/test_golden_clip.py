@@ -202,6 +202,17 @@ def test_an_identical_caption_is_no_negative() -> None:
     assert contrastive_loss(perfect, perfect, 100.0)[0] > 0.6  # half of it, log 2, cannot be learned away
 
 
+def test_a_rival_is_one_more_wrong_answer_for_its_image_alone() -> None:
+    images, texts, rivals = unit(4, 6, 0), unit(4, 6, 1), unit(4, 6, 2)
+    rivals[1] = 0  # there is none
+    loss, without = contrastive_loss(images, texts, 5.0, rivals=rivals), contrastive_loss(images, texts, 5.0)
+    assert loss[1] == without[1]
+    for k in (0, 2, 3):
+        wrong = math.exp(5 * float(images[k] @ rivals[k]))
+        among = sum(math.exp(5 * float(images[k] @ text)) for text in texts)
+        assert abs(float(loss[k] - without[k]) - 0.5 * math.log(1 + wrong / among)) < 1e-12
+
+
 def test_retrieval_counts() -> None:
     images = torch.eye(4)
     texts = torch.eye(4)[[0, 1, 3, 2]]  # the last two are swapped

@@ -284,7 +284,11 @@ def same_captions(tokens: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    image_features: Tensor, text_features: Tensor, scale: Tensor | float, same: Tensor | None = None
+    image_features: Tensor,
+    text_features: Tensor,
+    scale: Tensor | float,
+    same: Tensor | None = None,
+    rivals: Tensor | None = None,
 ) -> Tensor:
     """How hard it is to find an image's text among the batch's and a text's image: per sample [N], in nats.
 
@@ -296,12 +300,20 @@ def contrastive_loss(
         scale: the inverse temperature.
         same: [N, N] bool, from `same_captions`: which captions are identical. The image of an identical caption is not
             a wrong answer, so it is left out. None: all captions differ.
+        rivals: unit vectors [N, D]: row k is a text that is nearly right for image k, and is wrong for it alone; a row
+            of zeros where there is none. So are learned the words that no other caption of a batch turns on
+            (Yuksekgonul et al. 2023, section 4).
     """
     logits = scale * image_features @ text_features.T  # [N, N], images down, texts across
     if same is not None:
         logits = logits.masked_fill(_others(same), -torch.inf)
     own = torch.arange(len(logits), device=logits.device)
-    of_images = F.cross_entropy(logits, own, reduction="none")  # [N]
+    choices = logits  # [N, N], or [N, N + 1]
+    if rivals is not None:
+        rival = (scale * image_features * rivals).sum(dim=1, keepdim=True)  # [N, 1]
+        absent = ~rivals.any(dim=1, keepdim=True)
+        choices = torch.cat([logits, rival.masked_fill(absent, -torch.inf)], dim=1)
+    of_images = F.cross_entropy(choices, own, reduction="none")  # [N]
     of_texts = F.cross_entropy(logits.T, own, reduction="none")  # [N]
     return (of_images + of_texts) / 2
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alphabar import models
 from alphabar.data import Batch, Dataset, open_dataset, to_unit
+from alphabar.data.parts import Parted
 from alphabar.data.sources import note
 from alphabar.errors import AlphabarError
 from alphabar.nn.clip import Clip, contrastive_loss, retrieval, same_captions
@@ -38,6 +39,8 @@ class Contrast(Task):
     """Train both towers of a CLIP (Radford et al. 2021), on a vocabulary learned from the captions.
 
     A picture must find its caption among those of its batch, and the reverse; identical captions are no wrong answers.
+    Where the data set knows the parts of its captions, the choice holds one more, of the same subject: a batch seldom
+    shows a person in two skin tones, and without it those words are hardly learned (0.74 of the tones were right).
     Each process, and each of accumulated batches, contrasts its own batch.
     """
 
@@ -49,18 +52,36 @@ class Contrast(Task):
         self.captions = captions
         self.tokenizer = Tokenizer.train(captions, shape.vocab_size, shape.length)
         self.tokens = self.tokenizer(captions)  # [len(dataset), L]
+        self.families: dict[str, list[int]] = {}  # the rows of each subject
+        if isinstance(dataset, Parted):
+            for row, subject in enumerate(dataset.subjects):
+                self.families.setdefault(subject, []).append(row)
 
     def loss(self, network: nn.Module, batch: Batch) -> Loss:
-        images = jitter(to_unit(batch.rows), Rng(self.recipe.train.seed, batch.positions, "jitter"))
+        seed = self.recipe.train.seed
+        images = jitter(to_unit(batch.rows), Rng(seed, batch.positions, "jitter"))
         tokens = self.tokens[batch.indices].to(images.device)
-        same = same_captions(tokens)
-        of_images, of_texts = (features.float() for features in network(images, tokens))  # [N, D] each
-        loss = contrastive_loss(of_images, of_texts, self.network.scale, same)
+        same, texts, rivals = same_captions(tokens), tokens, None
+        if self.families:
+            others = self.tokens[self._siblings(batch)].to(images.device)
+            texts = torch.cat([tokens, others])  # [2N, L]
+        of_images, of_texts = (features.float() for features in network(images, texts))  # [N, D], [N or 2N, D]
+        if self.families:
+            of_texts, rivals = of_texts.chunk(2)
+            rivals = rivals.masked_fill((others == tokens).all(dim=1, keepdim=True), 0)
+        loss = contrastive_loss(of_images, of_texts, self.network.scale, same, rivals)
         found = retrieval(of_images.detach(), of_texts.detach(), (1,), same)
         count = torch.tensor(len(images), device=images.device)
         named = {"image_to_text": found.image_to_text[1], "text_to_image": found.text_to_image[1]}
         parts = {f"top1_{key}": (share * count, count) for key, share in named.items()}
         return Loss(loss, {**parts, "scale": (self.network.scale.detach() * count, count)})
+
+    def _siblings(self, batch: Batch) -> list[int]:
+        """A row of the subject of each of the batch's rows, at random; it may be the row itself."""
+        assert isinstance(self.dataset, Parted)
+        families = [self.families[self.dataset.subjects[row]] for row in batch.indices.tolist()]
+        draws = Rng(self.recipe.train.seed, batch.positions, "siblings").integers(1 << 30).tolist()
+        return [family[draw % len(family)] for family, draw in zip(families, draws, strict=True)]
 
     def identity(self) -> dict[str, Any]:
         tokenizer = hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest()
