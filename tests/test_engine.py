@@ -68,17 +68,20 @@ def test_a_wide_network_is_laid_out_and_packed(
     out = prepared(x, t, cond)
     assert out.dtype == torch.float32
     assert (out - exact).norm() / exact.norm() <= tolerance
-    weights = [weight for weight in prepared.parameters() if weight.ndim == 4 and weight.shape[2] == 3]
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     kinds = {type(part) for part in prepared.modules()}
-    assert (engine.PackedLinear in kinds) == (precision == "float32")
-    assert (nn.Linear in kinds) == (precision == "bf16")
+    assert {engine.PackedLinear, engine.PackedConv2d} <= kinds
+    assert not {nn.Linear, nn.Conv2d} & kinds
     if copy:
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
         assert all(weight.is_contiguous() for weight in network.parameters())
     else:
         assert prepared.network is network
     assert engine.prepare_inference(prepared, precision) is prepared
+
+
+def test_wide_networks_are_laid_out_by_pixel() -> None:
+    weights = [weight for weight in engine.laid_out(UNet(WIDE), "bf16").parameters() if weight.ndim == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
 def test_narrow_networks_keep_their_layout() -> None:
@@ -94,13 +97,15 @@ def test_a_copy_shares_nothing_with_its_network() -> None:
     assert not laid.weight.requires_grad
 
 
-def test_without_the_operators_linear_layers_stay(monkeypatch: pytest.MonkeyPatch, packing: None) -> None:
+def test_without_the_operators_layers_stay(monkeypatch: pytest.MonkeyPatch, packing: None) -> None:
     def missing(layer: nn.Linear) -> None:
         raise AttributeError("no _reorder_linear_weight")
 
     monkeypatch.setattr(engine, "PackedLinear", missing)
     prepared = engine.prepare_inference(UNet(WIDE), "float32")
-    assert nn.Linear in {type(part) for part in prepared.modules()}
+    kinds = {type(part) for part in prepared.modules()}
+    assert nn.Linear in kinds
+    assert engine.PackedConv2d in kinds
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory the process holds")

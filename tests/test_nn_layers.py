@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -115,9 +117,10 @@ def test_attention_is_its_formula() -> None:
     torch.testing.assert_close(attention(q, k, v), weights @ v, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [5, 513])
-def test_attention_in_bf16_is_that_of_float32(length: int) -> None:
-    q, k, v = torch.randn(1, 2, length, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 8)
+@pytest.mark.parametrize("piece", [1, 30, 1 << 20], ids=["one by one", "in pieces", "at once"])
+def test_attention_in_bf16_is_that_of_float32(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["alphabar.nn.attention"], "PIECE", piece)
+    q, k, v = torch.randn(2, 2, 13, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
     low, high = attention(q.bfloat16(), k.bfloat16(), v.bfloat16()), attention(q, k, v)
     assert low.dtype == torch.bfloat16
     assert (low.float() - high).norm() / high.norm() < 0.02

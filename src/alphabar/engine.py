@@ -138,16 +138,16 @@ def _dtype(precision: Precision) -> torch.dtype:
 
 
 class PackedLinear(nn.Module):
-    """A frozen float32 `nn.Linear` for CPUs, its weights in the blocks that oneDNN computes in: twice as fast.
+    """A frozen `nn.Linear` for CPUs, its weights in the blocks that oneDNN computes in.
 
-    torch hands float32 products to MKL, which is slow on CPUs that are not Intel's; the same weights through oneDNN
-    give the same numbers to 1e-6. The two operators are torch's own for compiled models, not public: `_packed` does
-    without where they are missing. The weights are no parameter, so a packed network is neither saved nor moved.
+    torch hands float32 products to MKL, which takes twice as long on CPUs that are not Intel's, and bf16 ones to
+    oneDNN, which then orders the weights anew at every call. The same weights give the same numbers to 1e-6. The
+    operators are torch's own for compiled models, not public: `pack` does without where they are missing. The weights
+    are no parameter, so a packed network is neither saved nor moved.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
 
@@ -156,23 +156,39 @@ class PackedLinear(nn.Module):
         return out
 
 
-def _packed(layer: nn.Linear) -> nn.Module:
-    """The layer packed, or as it is where this torch cannot."""
-    try:
-        packed = PackedLinear(layer)
-        packed(layer.weight.new_zeros(1, layer.in_features))
-    except (AttributeError, RuntimeError):
-        return layer
-    return packed
+class PackedConv2d(nn.Module):
+    """A frozen `nn.Conv2d` for CPUs; see `PackedLinear`.
+
+    Ordering the weights anew takes a third of the time of a bf16 convolution of 1280 channels on 8x8.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.bias = layer.bias
+        self.sides = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+        self.weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.sides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.sides, "none", [], "")
+        return out
 
 
-def pack_linears(network: nn.Module) -> nn.Module:
-    """Replace, in place, every float32 linear layer on the CPU by a `PackedLinear`."""
+def pack(network: nn.Module) -> nn.Module:
+    """Replace, in place, the linear layers and convolutions on the CPU by packed ones, where this torch can."""
     for part in list(network.modules()):
         for name, layer in part.named_children():
-            if type(layer) is nn.Linear and (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32):
-                setattr(part, name, _packed(layer))
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.device.type == "cpu":
+                with contextlib.suppress(AttributeError, RuntimeError):
+                    setattr(part, name, _packed(layer))
     return network
+
+
+def _packed(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """The layer packed, tried once."""
+    packed = PackedLinear(layer) if isinstance(layer, nn.Linear) else PackedConv2d(layer)
+    sides = (8, 8) if isinstance(layer, nn.Conv2d) else ()
+    packed(layer.weight.new_zeros(1, layer.weight.shape[1], *sides))
+    return packed
 
 
 class InferenceNetwork(nn.Module):
@@ -191,14 +207,14 @@ class InferenceNetwork(nn.Module):
 
 
 PACK_FROM = 50_000_000
-"""From how many parameters on `prepare_inference` packs linear layers; small networks keep their very numbers."""
+"""From how many parameters on `prepare_inference` packs layers; small networks keep their very numbers."""
 
 
 def prepare_inference(network: nn.Module, precision: Precision, *, copy: bool = True) -> nn.Module:
     """A denoiser in its fastest form for sampling, frozen; x and the result stay float32, as a sampler's arithmetic.
 
     The weights are cast once, instead of at every call as autocast does, and laid out for the hardware (`laid_out`);
-    the linear layers of a large network are packed (`PackedLinear`). "float32" gives the network's very numbers, or in
+    the layers of a large network are packed (`PackedLinear`). "float32" gives the network's very numbers, or in
     a network that is wide or large agrees to 1e-6; "bf16" agrees to about 1e-2.
 
     Args:
@@ -211,7 +227,7 @@ def prepare_inference(network: nn.Module, precision: Precision, *, copy: bool = 
     large = sum(p.numel() for p in network.parameters()) >= PACK_FROM
     network = laid_out(network, precision, copy=copy)
     if large:
-        pack_linears(network)
+        pack(network)
         release_memory()  # of the weights that were cast, laid out or packed
     return InferenceNetwork(network, precision).eval()
 

@@ -18,13 +18,26 @@ from alphabar.nn.layers import GEGLU, group_norm, zero_
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(d)) v, with q [N, heads, L, d] and k, v [N, heads, S, d] -> [N, heads, L, d]."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # torch's fused attention is 2 to 8 times slower than its formula here; pieces keep the weights [L, S] small.
-        # Samples and heads become one axis first: on two, every product of every piece would copy keys and values.
-        keys = (k * k.shape[-1] ** -0.5).flatten(0, 1).transpose(1, 2)  # [N * heads, d, S]
-        queries, values = q.flatten(0, 1), v.flatten(0, 1)  # [N * heads, L or S, d]
-        pieces = [(piece @ keys).softmax(dim=2) @ values for piece in queries.split(512, dim=1)]
-        return torch.cat(pieces, dim=1).reshape(q.shape)
+        return _in_cache(q, k * k.shape[-1] ** -0.5, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+PIECE = 1 << 20
+"""How many attention weights are made at once on a CPU: 2 MB of bf16, which stay in its cache."""
+
+
+def _in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ) v by its formula, some queries at a time.
+
+    torch's fused attention in bf16 takes 2 to 8 times as long. All heads go at once where their weights are few, and
+    one by one where they are many, which takes 0.8 of the time with 8 heads of 4096 tokens.
+    """
+    heads, rows = q.shape[0] * q.shape[1], PIECE // k.shape[2]
+    if heads * q.shape[2] <= rows:
+        return (q @ k.transpose(2, 3)).softmax(dim=3) @ v
+    each = zip(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1), strict=True)
+    pieces = [(some @ keys).softmax(dim=1) @ values for own, keys, values in each for some in own.split(max(rows, 1))]
+    return torch.cat(pieces).reshape(q.shape)
 
 
 def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
