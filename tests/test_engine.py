@@ -79,6 +79,18 @@ def test_a_wide_network_is_laid_out_and_packed(
     assert engine.prepare_inference(prepared, precision) is prepared
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_layers_give_the_same_numbers_at_any_size(dtype: torch.dtype) -> None:
+    conv, linear = nn.Conv2d(32, 48, kernel_size=3, padding=1, stride=2).to(dtype), nn.Linear(32, 48).to(dtype)
+    packed = engine.PackedConv2d(conv)
+    with torch.no_grad():
+        for height, width in ((8, 8), (16, 6), (8, 8)):
+            x = torch.randn(2, 32, height, width, dtype=dtype)
+            torch.testing.assert_close(packed(x), conv(x))
+        x = torch.randn(2, 5, 32, dtype=dtype)
+        torch.testing.assert_close(engine.PackedLinear(linear)(x), linear(x))
+
+
 def test_wide_networks_are_laid_out_by_pixel() -> None:
     weights = [weight for weight in engine.laid_out(UNet(WIDE), "bf16").parameters() if weight.ndim == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
