@@ -11,14 +11,15 @@ import torch
 import tiny
 import words
 from alphabar import models
-from alphabar.data import ArrayDataset, Loader, open_dataset
+from alphabar.data import ArrayDataset, Batch, Loader, open_dataset
+from alphabar.data.emoji import Emoji, EmojiDataset
 from alphabar.errors import AlphabarError
 from alphabar.nn import build
 from alphabar.nn.clip import Clip, retrieval
 from alphabar.rng import Rng
 from alphabar.train import read_metrics, train
 from alphabar.train.tasks import make_task
-from alphabar.train.tasks.contrast import encode_images, encode_texts, find_captions, jitter
+from alphabar.train.tasks.contrast import Contrast, encode_images, encode_texts, find_captions, jitter
 
 
 def test_resuming(tmp_path: Path) -> None:
@@ -152,3 +153,27 @@ def test_a_vocabulary_too_small_for_every_byte(tmp_path: Path) -> None:
             tmp_path / "run",
             quiet=True,
         )
+
+
+def test_rivals_are_of_the_same_subject(tmp_path: Path) -> None:
+    """Two people in three tones and a leaf: rivals come from the own family, and the row itself is no rival."""
+    emoji = [
+        Emoji("", f"{who} {tone}", who, tones=tone) for who in ("man", "woman") for tone in ("light", "mid", "dark")
+    ]
+    emoji.append(Emoji("", "leaf", "leaf"))
+    dataset = EmojiDataset("test", torch.zeros(7, 3, 16, 16, dtype=torch.uint8), emoji, torch.zeros(7))
+    recipe = words.contrast_recipe(tmp_path / "data")
+    clip = build(recipe.network)
+    assert isinstance(clip, Clip)
+    task = Contrast(clip, dataset, recipe, dataset.captions)
+    batch = Batch(dataset.rows(range(7)), range(70, 77), torch.arange(7), None)
+    drawn = [task._siblings(batch._replace(positions=range(7 * k, 7 * k + 7))) for k in range(20)]
+    assert [{rows[k] for rows in drawn} for k in range(7)] == [{0, 1, 2}] * 3 + [{3, 4, 5}] * 3 + [{6}]
+    plain = ArrayDataset("plain", dataset.rows(range(7)), captions=dataset.captions)
+    without = Contrast(clip, plain, recipe, dataset.captions).loss(clip, batch).per_sample
+    more = task.loss(clip, batch).per_sample - without
+    own = torch.tensor([row == k for k, row in enumerate(task._siblings(batch))])
+    assert own[6]
+    assert not own.all()
+    assert (more[own] == 0).all()
+    assert (more[~own] > 0).all()
