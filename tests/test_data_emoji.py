@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from alphabar.cli import main
 from alphabar.data import Loader, emoji, open_dataset
+from alphabar.data.colour import from_oklab, main_colour, shift, to_oklab
 from alphabar.data.emoji import (
     COLOURS,
     HELD_OUT_REAL,
@@ -24,11 +25,7 @@ from alphabar.data.emoji import (
     TONES,
     Emoji,
     EmojiDataset,
-    from_oklab,
-    main_colour,
     parse_name,
-    shift,
-    to_oklab,
 )
 from alphabar.data.sources import NAMED_SETS, load, locate
 from alphabar.errors import AlphabarError
