@@ -39,7 +39,8 @@ from alphabar.nn import (
 )
 from alphabar.report.words import MEASURES, best, measure_table, neighbour_sheet, prompt_sheet, words_page
 from alphabar.rng import Rng
-from alphabar.text import TextEncoder, Tokenizer
+from alphabar.text import TextEncoder
+from alphabar.tokenizer import Tokenizer
 from alphabar.train.augment import augment, recolour
 from alphabar.train.tasks import make_task
 

@@ -15,7 +15,7 @@ import alphabar
 ROOT = Path(alphabar.__file__).parent
 LAYERS = (
     ("alphabar", "errors", "types", "rng", "io", "config", "engine"),
-    ("diffusion", "nn", "data"),
+    ("diffusion", "nn", "data", "tokenizer"),
     ("report.grid",),  # pictures of tensors, which training shows too; it knows images and files only
     ("codec", "text"),
     ("models",),

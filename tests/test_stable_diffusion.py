@@ -51,7 +51,7 @@ from alphabar.stable_diffusion import (
 )
 from alphabar.stable_diffusion.files import metadata
 from alphabar.stable_diffusion.pipeline import Stage, on_meta, stage_table
-from alphabar.text import CLIP_MERGES, CLIP_VOCABULARY
+from alphabar.tokenizer import CLIP_MERGES, CLIP_VOCABULARY
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),

@@ -15,17 +15,16 @@ import transformers
 
 from alphabar.errors import AlphabarError
 from alphabar.nn.clip import ClipText, ClipTextConfig
-from alphabar.text import (
+from alphabar.text import TextEncoder, load_text
+from alphabar.tokenizer import (
     CLIP_MERGES,
     CLIP_VOCABULARY,
     END,
     SD2_PADDING,
     START,
-    TextEncoder,
     Tokenizer,
     clip_vocabulary,
     find_clip_vocabulary,
-    load_text,
 )
 
 CAPTIONS = [
@@ -337,7 +336,7 @@ def test_pieces_stand_in_the_prompt_as_it_was_typed() -> None:
 def test_a_vocabulary_is_the_same_in_another_process() -> None:
     """Hashes, and with them the order of sets, differ from process to process; ties must not be broken by them."""
     captions = [f"{a}{b} {b}{a}" for a in "abcdefgh" for b in "stuvwxyz"]
-    code = f"from alphabar.text import Tokenizer; print(Tokenizer.train({captions}, 600, 8).to_json())"
+    code = f"from alphabar.tokenizer import Tokenizer; print(Tokenizer.train({captions}, 600, 8).to_json())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert found == Tokenizer.train(captions, 600, 8).to_json()
 

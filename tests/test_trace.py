@@ -17,14 +17,16 @@ import tiny
 from alphabar.cli import trace as cli
 from alphabar.codec import PixelCodec
 from alphabar.errors import AlphabarError
+from alphabar.evaluate import Stage, Trace, Values, trace_sampling, trace_training
 from alphabar.evaluate.cost import count_denoiser, count_flops
-from alphabar.evaluate.trace import PIXELS, SILENT, Stage, Trace, Values, trace_sampling, trace_training
+from alphabar.evaluate.stages import PIXELS, SILENT
 from alphabar.generate import Guidance, SamplerConfig, sample
 from alphabar.models import Model, ProcessConfig
 from alphabar.nn import ClipTextConfig, UNetConfig, build
 from alphabar.report.trace import lines, render_trace
 from alphabar.rng import Rng
-from alphabar.text import TextEncoder, Tokenizer
+from alphabar.text import TextEncoder
+from alphabar.tokenizer import Tokenizer
 
 PROMPT = "a red <b>heart</b>"
 

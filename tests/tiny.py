@@ -21,7 +21,8 @@ from alphabar.nn import (
     UNetConfig,
     build,
 )
-from alphabar.text import TextEncoder, Tokenizer
+from alphabar.text import TextEncoder
+from alphabar.tokenizer import Tokenizer
 from alphabar.train import Recipe, read_metrics, recipe_from_dict
 from alphabar.train.checkpoint import latest_checkpoint
 

@@ -13,7 +13,7 @@ from PIL import Image
 import tiny
 from alphabar import models
 from alphabar.nn.clip import Clip, ClipConfig
-from alphabar.text import Tokenizer
+from alphabar.tokenizer import Tokenizer
 from alphabar.train import Recipe
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 200), "black": (0, 0, 0)}

@@ -21,7 +21,8 @@ from alphabar.diffusion import Process, make_prediction, make_schedule, make_wei
 from alphabar.errors import AlphabarError, nearest
 from alphabar.io import atomic_folder, hash_tensors, load_tensors, load_weights, read_json, save_tensors, write_json
 from alphabar.nn import Classifier, Clip, build, config_from_dict, config_to_dict
-from alphabar.text import TextEncoder, Tokenizer, load_text
+from alphabar.text import TextEncoder, load_text
+from alphabar.tokenizer import Tokenizer
 from alphabar.types import Denoiser
 
 FORMAT = 1

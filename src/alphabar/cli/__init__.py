@@ -1,4 +1,4 @@
-"""The command line: one file per command, each with `add_parser` and `run`.
+"""The command line: one file per command, each with `add_parser` and `run`; `model.py` opens what they name.
 
 Nothing here imports torch before a command runs, so that `--help` answers at once.
 """

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 def count_path(path: str, size: int | None = None) -> SpaceCosts:
     """Count what lies at a path; of Stable Diffusion, the settings alone are read."""
     from alphabar import models
-    from alphabar.cli.trace import SHAPES, known_config, open_model
+    from alphabar.cli.model import SHAPES, known_config, open_model
     from alphabar.codec import LatentCodec
     from alphabar.errors import AlphabarError
     from alphabar.evaluate.cost import count_spaces

@@ -79,7 +79,7 @@ def open_codec(path: str) -> tuple[LatentCodec, int]:
         AlphabarError: a model of pixels, or of something else.
     """
     from alphabar import models
-    from alphabar.cli.trace import RANDOM, open_model
+    from alphabar.cli.model import RANDOM, open_model
     from alphabar.codec import LatentCodec
     from alphabar.errors import AlphabarError
     from alphabar.stable_diffusion import is_stable_diffusion, open_pipeline

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from alphabar.cli.model import GUIDANCE, GUIDANCE_STABLE_DIFFUSION, Expects, expected_by, open_model, tell_cut
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alphabar.generate import Guidance, Parts, SamplerConfig, Start
-    from alphabar.text import TextEncoder
 
 EPILOG = """\
 examples:
@@ -31,8 +31,6 @@ Image k of a seed is the same whatever -n is. A model is a run folder, a model f
 alphabar (fashion-pixel, fashion-latent, emoji), or Stable Diffusion 1.x or 2.x: a folder in the diffusers layout, a
 .safetensors file in the original layout, or the id of one on the Hugging Face hub.
 """
-GUIDANCE = 2.0
-GUIDANCE_STABLE_DIFFUSION = 7.5
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -153,38 +151,33 @@ def _open(args: argparse.Namespace, device: torch.device) -> tuple[Parts, Sample
 
     from alphabar import engine
     from alphabar.errors import AlphabarError
-    from alphabar.generate import Guidance, SamplerConfig, SamplerName, Spacing
-    from alphabar.models import load_model
+    from alphabar.generate import Guidance, SamplerConfig, SamplerName
     from alphabar.stable_diffusion import LowMemory, is_stable_diffusion, open_pipeline
 
     precision = engine.choose_precision(args.precision, device)
+    files = is_stable_diffusion(args.model)
+    if not files and (args.low_memory or args.prediction or args.tokenizer):
+        raise AlphabarError("--low-memory, --prediction and --tokenizer are for Stable Diffusion")
+    options = {"prediction": args.prediction, "tokenizer": args.tokenizer}
     parts: Parts
-    spacing: Spacing = "trailing"
-    offset, scale = 0, GUIDANCE
-    if is_stable_diffusion(args.model):
-        pipeline = open_pipeline(args.model, prediction=args.prediction, tokenizer=args.tokenizer)
-        spacing, scale = pipeline.config.spacing, GUIDANCE_STABLE_DIFFUSION
-        offset = pipeline.config.steps_offset
-        if args.low_memory:
-            parts = LowMemory(pipeline, args.size, precision, device)
-        else:
-            whole = pipeline.load(precision).to(device).prepared(precision, copy=False)
-            parts = replace(whole, codec=whole.codec.prepared(precision), size=args.size or whole.size)
+    if args.low_memory:
+        pipeline = open_pipeline(args.model, **options)
+        parts = LowMemory(pipeline, args.size, precision, device)
+        expects = Expects(pipeline.config.spacing, pipeline.config.steps_offset, GUIDANCE_STABLE_DIFFUSION)
     else:
-        if args.low_memory or args.prediction or args.tokenizer:
-            raise AlphabarError("--low-memory, --prediction and --tokenizer are for Stable Diffusion")
-        model = load_model(args.model).to(device)
-        if "spacing" in model.card:  # a Stable Diffusion that `alphabar convert` brought here
-            spacing, offset, scale = model.card["spacing"], model.card.get("steps_offset", 0), GUIDANCE_STABLE_DIFFUSION
-        parts = replace(model.prepared(precision), size=args.size or model.size)
-    hears = parts.text is not None if not args.low_memory else True
+        model = open_model(args.model, args.size, precision=precision, **options).to(device)
+        model = model.prepared(precision, copy=not files)  # files may be large: never in memory twice
+        parts = replace(model, codec=model.codec.prepared(precision)) if files else model
+        expects = expected_by(model.card)
+    hears = args.low_memory or parts.text is not None
     if args.prompt and not hears:
         raise AlphabarError(f"{args.model} was trained without words: leave out --prompt")
     name: SamplerName = args.sampler or ("ddim" if hears else "ddpm")
-    sampler = SamplerConfig(name, args.steps, args.spacing or spacing, args.eta, args.variance, offset)
-    asked = scale if args.guidance is None else args.guidance
+    spacing = args.spacing or expects.spacing
+    sampler = SamplerConfig(name, args.steps, spacing, args.eta, args.variance, expects.offset)
+    scale = expects.guidance if args.guidance is None else args.guidance
     interval = None if args.interval is None else (args.interval[0], args.interval[1])
-    return parts, sampler, Guidance(asked, args.rescale, interval) if args.prompt else None
+    return parts, sampler, Guidance(scale, args.rescale, interval) if args.prompt else None
 
 
 def _start(args: argparse.Namespace, parts: Parts) -> Start | None:
@@ -197,15 +190,6 @@ def _start(args: argparse.Namespace, parts: Parts) -> Start | None:
     mask = None if args.mask is None else (read_image(args.mask, parts.size, 1) > 0).float()
     strength = args.strength if args.strength is not None else 0.6 if mask is None else 1.0
     return begin_from(parts, image, strength, mask, args.seed)
-
-
-def tell_cut(text: TextEncoder | None, prompts: Sequence[str]) -> None:
-    """Say what of the prompts the text encoder has no room for."""
-    import sys
-
-    for prompt in dict.fromkeys(prompts):
-        if text is not None and (lost := text.tokenizer.cut(prompt)):
-            print(f"alphabar: a prompt is too long by {lost!r}, which is not read", file=sys.stderr)
 
 
 def _grid(images: Tensor, prompts: list[str] | None, per_prompt: int, size: int) -> Image:

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alphabar.cli.model import RANDOM, expected_by, open_model, tell_cut
+
 if TYPE_CHECKING:
     from alphabar.models import Model
-    from alphabar.stable_diffusion import PipelineConfig
 
 EPILOG = """\
 examples:
@@ -21,9 +22,6 @@ random:sd15 and random:sd21 are Stable Diffusion at full size with random weight
 the image is noise.
 """
 
-RANDOM = "random:"
-SHAPES = ("sd15", "sd21")
-"""Stable Diffusion by name, without weights."""
 LONG_DECODE = 5e11
 """FLOPs of one decoding above which estimates on the way are not decoded."""
 
@@ -68,10 +66,9 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     from alphabar import engine
-    from alphabar.cli.sample import GUIDANCE, GUIDANCE_STABLE_DIFFUSION, tell_cut
     from alphabar.data import read_image
     from alphabar.errors import AlphabarError
-    from alphabar.evaluate.trace import trace_sampling, trace_training
+    from alphabar.evaluate import trace_sampling, trace_training
     from alphabar.generate import Guidance, SamplerConfig
     from alphabar.io import write_text
     from alphabar.report.trace import lines, render_trace
@@ -86,11 +83,10 @@ def run(args: argparse.Namespace) -> int:
     device = engine.choose_device(args.device)
     model = open_model(args.path, args.size).to(device)
     tell_cut(model.text, [args.prompt or "", args.negative])
-    # A pipeline's files say which timesteps they ask for; a model of ours starts where its noise does.
-    spacing, offset = model.card.get("spacing", "trailing"), model.card.get("steps_offset", 0)
-    sampler = SamplerConfig(args.sampler, args.steps, spacing, offset=offset)
-    scale = GUIDANCE_STABLE_DIFFUSION if "spacing" in model.card else GUIDANCE
-    guidance = Guidance(scale if args.guidance is None else args.guidance) if model.text is not None else None
+    expects = expected_by(model.card)
+    sampler = SamplerConfig(args.sampler, args.steps, expects.spacing, offset=expects.offset)
+    scale = expects.guidance if args.guidance is None else args.guidance
+    guidance = Guidance(scale) if model.text is not None else None
     traces = [
         trace_sampling(
             model, args.prompt, args.negative, guidance, sampler, args.seed, decoded=1 if _decodes_slowly(model) else 6
@@ -126,37 +122,3 @@ def _decodes_slowly(model: Model) -> bool:
     if not isinstance(model.codec, LatentCodec):
         return False
     return count_autoencoder(model.codec.autoencoder.config, model.channels, model.size)[1].flops > LONG_DECODE
-
-
-def open_model(path: str, size: int | None = None) -> Model:
-    """A denoiser of any kind: a run or model folder, a shipped name, Stable Diffusion's files, random:sd15.
-
-    Args:
-        path: which.
-        size: height and width of its images; None keeps its own.
-    """
-    from dataclasses import replace
-
-    from alphabar import models
-    from alphabar.config import check
-    from alphabar.stable_diffusion import is_stable_diffusion, load, random_pipeline
-
-    check(size is None or size > 0, f"--size must be positive, not {size}")
-    known = known_config(path.removeprefix(RANDOM)) if path.startswith(RANDOM) else None
-    if known is not None:
-        model = random_pipeline(known, 0)
-    elif is_stable_diffusion(path):
-        model = load(path)
-    else:
-        model = models.load_model(path)
-    return model if size is None else replace(model, size=size)
-
-
-def known_config(name: str) -> PipelineConfig:
-    """One of `SHAPES`."""
-    from alphabar.errors import AlphabarError, nearest
-    from alphabar.stable_diffusion import sd15, sd21
-
-    if name not in SHAPES:
-        raise AlphabarError(f"no Stable Diffusion is called {name!r}{nearest(name, SHAPES)}")
-    return sd15() if name == "sd15" else sd21()

@@ -36,8 +36,9 @@ from alphabar.evaluate.features import (
     floor,
 )
 from alphabar.evaluate.photographs import Rebuilt, find_photographs, rebuild_photographs
+from alphabar.evaluate.stages import Moment, Stage, Trace, Values
 from alphabar.evaluate.timesteps import LevelLoss, SinglePrediction, loss_by_timestep, single_prediction
-from alphabar.evaluate.trace import Moment, Stage, Trace, Values, trace_sampling, trace_training
+from alphabar.evaluate.trace import trace_sampling, trace_training
 from alphabar.evaluate.words import (
     GroupScore,
     Judged,

@@ -26,8 +26,9 @@ from alphabar.generate import Guidance, SamplerConfig, sample
 from alphabar.models import Model, load_classifier, read_card
 from alphabar.nn import Classifier, Clip, Retrieval, retrieval, same_captions
 from alphabar.rng import Rng, permutation
-from alphabar.text import Tokenizer
+from alphabar.tokenizer import Tokenizer
 from alphabar.train.augment import augment
+from alphabar.train.tasks.contrast import encode_images, encode_texts
 
 GROUPS = (
     "seen, without tone",
@@ -334,11 +335,10 @@ def caption_retrieval(clip: Clip, tokenizer: Tokenizer, dataset: Dataset) -> Ret
     """How often a CLIP finds the caption of a picture among all of the data set's, and the picture of a caption."""
     if not dataset.captions:
         raise AlphabarError(f"{dataset.name} has no captions to look for")
-    device, tokens = clip.logit_scale.device, tokenizer(list(dataset.captions))
     with evaluating(clip):
-        images = [clip.encode_images(to_unit(part).to(device)) for part in dataset.rows(range(len(dataset))).split(64)]
-        texts = [clip.encode_texts(part.to(device)) for part in tokens.split(64)]
-    return retrieval(torch.cat(images).cpu(), torch.cat(texts).cpu(), same=same_captions(tokens))
+        images = encode_images(clip, dataset, range(len(dataset)))
+        texts = encode_texts(clip, tokenizer, dataset.captions)
+    return retrieval(images.cpu(), texts.cpu(), same=same_captions(tokenizer(dataset.captions)))
 
 
 def _groups(split: Parted, plain: int, toned: int, recoloured: int) -> list[int]:

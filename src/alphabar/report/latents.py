@@ -13,9 +13,9 @@ from torch import Tensor
 from alphabar.codec import LatentCodec
 from alphabar.evaluate import interpolate, latent_share, mean_latents, psnr
 from alphabar.nn import Gaussian
+from alphabar.report.document import document, footer
 from alphabar.report.grid import heat_map, tiles
 from alphabar.report.html import figure, number, strip, table, ticks
-from alphabar.report.trace import document, footer
 from alphabar.rng import Rng
 
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from importlib import resources
 
 from alphabar.report import cost, sections
+from alphabar.report.document import frame
 from alphabar.report.html import LARGEST, grid, number, pair, road_name
 from alphabar.report.result import DemoResult, Road, Samples
 
@@ -35,14 +35,10 @@ def render(result: DemoResult) -> str:
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>{text}</section>'
         for name, title, text in made
     )
-    style = resources.files("alphabar.report").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>alphabar: pixels and latents on {escape(result.dataset)}</title>\n<style>\n{style}</style>\n"
-        f'</head>\n<body>\n<header>{hero(result)}</header>\n<nav aria-label="Contents"><ol>{links}</ol></nav>\n'
-        f"<main>{body}</main>\n<footer>{footer(result)}</footer>\n</body>\n</html>\n"
+    return frame(
+        f"alphabar: pixels and latents on {result.dataset}",
+        f'<header>{hero(result)}</header>\n<nav aria-label="Contents"><ol>{links}</ol></nav>\n'
+        f"<main>{body}</main>\n<footer>{footer(result)}</footer>",
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib import resources
 
 from PIL import Image
 from torch import Tensor
 
-from alphabar.evaluate.trace import MEMORY, Stage, Trace, Values
+from alphabar.evaluate.stages import MEMORY, Stage, Trace, Values
+from alphabar.report.document import document, footer, read_style
 from alphabar.report.grid import tiles
 from alphabar.report.html import (
     channels_tile,
@@ -40,103 +40,10 @@ HEAD = (
     "in pixels",
 )
 
-STYLE = """
-:root { --same: #00795c; --same-tint: #e3f4ee; --only: #0067a8; --only-tint: #e2f0fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --same: #5cd0ab; --same-tint: #15302a; --only: #62b6f5; --only-tint: #142c40; }
-}
-main > section > .scroll { max-width: none; }
-.legend { list-style: none; margin: 0; padding: 0; font-size: .82rem; color: var(--muted); align-self: center; }
-.legend li { display: flex; align-items: center; gap: .55rem; margin: .3rem 0; line-height: 1.3; }
-.legend i { flex: none; width: 1.5rem; height: 1rem; border-radius: .25rem; border: 1.5px solid var(--line); }
-.legend .same, .box.same { border-color: var(--same); background: var(--same-tint); }
-.legend .only, .box.only { border-color: var(--only); background: var(--only-tint); }
-.legend .frozen { border-color: var(--muted); }
-.legend .frozen, .box.frozen { border-style: dashed; }
-.box { border: 1.5px solid var(--line); border-radius: .6rem; background: var(--card); padding: .55rem .7rem;
-  min-width: 0; font-size: .8rem; line-height: 1.35; align-self: center; overflow-wrap: anywhere; }
-.box b { display: block; font-size: .95rem; }
-.box small { display: block; font-size: .76rem; }
-.box.idle { background: none; border: 1.5px dotted var(--muted); color: var(--muted); }
-.box img { max-width: 6rem; margin-top: .45rem; }
-.box .pieces { display: flex; flex-wrap: wrap; gap: .2rem; margin-top: .3rem; }
-.box .pieces i { font-style: normal; border: 1px solid var(--same); border-radius: .25rem; padding: 0 .3rem; }
-.arrow { display: flex; flex-direction: column; align-items: center; justify-content: center; gap: .1rem;
-  padding: .25rem 0; color: var(--muted); font-size: .7rem; line-height: 1.2; text-align: center; }
-.arrow svg { width: 1.1rem; height: 1.1rem; transform: rotate(90deg); }
-.loop { border: 1.5px solid var(--same); border-radius: .8rem; padding: .8rem .7rem .8rem .8rem; min-width: 0;
-  display: grid; grid-template-columns: minmax(0, 1fr) 5rem; }
-.loop .box { align-self: stretch; }
-.loop .inner { display: flex; flex-direction: column; }
-.again { margin: 1.4rem 0; padding: .2rem 0 .2rem .6rem; display: flex; align-items: center; color: var(--same);
-  position: relative; border: 2px solid var(--same); border-left: 0; border-radius: 0 .7rem .7rem 0; font-size: .8rem;
-  line-height: 1.35; }
-.again svg { position: absolute; top: -.6rem; left: -.15rem; width: 1.1rem; height: 1.1rem; transform: rotate(180deg); }
-.pipeline { display: grid; margin: 1.2rem 0; }
-.pipeline .legend { margin-bottom: 1rem; }
-.training { counter-reset: step; }
-td small, th small { white-space: normal; }
-.stages table { font-size: .85rem; line-height: 1.4; }
-.stages th, .stages td { vertical-align: top; padding: .45rem .7rem; }
-.stages tbody th { min-width: 13rem; }
-.stages td small { white-space: nowrap; }
-.stages th:last-child, .stages td:last-child { text-align: left; }
-.stages td:last-child small { white-space: normal; min-width: 10rem; }
-@media (max-width: 61.99rem) {
-  .pipeline > .down { padding-bottom: 1.4rem; }
-  .pipeline > .down svg { display: none; }
-}
-@media (min-width: 62rem) {
-  .pipeline.sampling { column-gap: .3rem;
-    grid-template-columns: 8.4rem 3.3rem 9rem 3.6rem minmax(0, 1fr) 3.6rem 8.4rem 3.8rem 8.2rem; }
-  .pipeline.sampling .legend { grid-area: 1 / 7 / 2 / 10; margin: 0; }
-  .prompt { grid-area: 1 / 1; }
-  .to-tokens { grid-area: 1 / 2; }
-  .tokens { grid-area: 1 / 3; }
-  .to-text { grid-area: 1 / 4; }
-  .embeddings { grid-area: 1 / 5; }
-  .pipeline .down { grid-area: 2 / 5; flex-direction: row; min-height: 3rem; margin-right: 5rem; }
-  .seed { grid-area: 3 / 1; }
-  .to-noise { grid-area: 3 / 2; }
-  .noise { grid-area: 3 / 3; }
-  .to-loop { grid-area: 3 / 4; }
-  .loop { grid-area: 3 / 5; }
-  .to-decode { grid-area: 3 / 6; }
-  .decode { grid-area: 3 / 7; }
-  .to-image { grid-area: 3 / 8; }
-  .image { grid-area: 3 / 9; }
-  .pipeline > .arrow svg { transform: none; }
-  .pipeline > .down svg { transform: rotate(90deg); }
-  .pipeline.training { grid-template-columns: repeat(4, minmax(0, 1fr) 3.4rem); row-gap: 1.2rem; column-gap: .3rem; }
-}
-"""
-
 ARROW = (
     '<svg viewBox="0 0 20 20" aria-hidden="true"><path d="M1 10H17M11 4l6 6-6 6" fill="none" stroke="currentColor" '
     'stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/></svg>'
 )
-
-
-def document(title: str, header: str, sections: Sequence[tuple[str, str]], footer: str, style: str = "") -> str:
-    """A page that loads nothing: a header, sections as (heading, body), a footer; all but the title are HTML."""
-    css = resources.files("alphabar.report").joinpath("report.css").read_text(encoding="utf-8")
-    body = "".join(f"<section><h2>{heading}</h2>{text}</section>" for heading, text in sections if text)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{css}{style}</style>\n</head>\n<body>\n<header>{header}</header>\n"
-        f"<main>{body}</main>\n<footer>{footer}</footer>\n</body>\n</html>\n"
-    )
-
-
-def footer(command: str, facts: Mapping[str, object], notes: Sequence[str]) -> str:
-    """How a page was made, and what to know of its numbers."""
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
-    said = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f"<h2>How this page was made</h2><dl><dt>Command</dt><dd><code>{escape(command)}</code></dd>{rows}</dl>" + (
-        f"<ul>{said}</ul>" if said else ""
-    )
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -235,9 +142,8 @@ def render_trace(traces: Sequence[Trace], command: str, facts: Mapping[str, obje
         "Every stage ran once: the first denoising step includes what PyTorch sets up on a first call.",
         "FLOPs are counted from the shapes of matrix products and convolutions; a multiply-add is two.",
     ]
-    return document(
-        f"alphabar: {prompt or 'a sample'}, stage by stage", header, sections, footer(command, facts, told), STYLE
-    )
+    title = f"alphabar: {prompt or 'a sample'}, stage by stage"
+    return document(title, header, sections, footer(command, facts, told), read_style("trace.css"))
 
 
 def _summary(trace: Trace) -> str:

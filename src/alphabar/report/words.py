@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 
 from alphabar.data.parts import HEADS
 from alphabar.evaluate.words import GROUPS, Judged, WordJudge
+from alphabar.report.document import frame
 from alphabar.report.grid import labelled_grid
 from alphabar.report.html import figure, picture, table
 
@@ -114,20 +114,16 @@ def words_page(words: Mapping[str, Any], sheets: Mapping[str, Image.Image]) -> s
     pictures = "".join(
         f"<section>{figure(picture(image, name), escape(name))}</section>" for name, image in sheets.items()
     )
-    style = resources.files("alphabar.report").joinpath("report.css").read_text(encoding="utf-8")
     model, judge, limit = escape(words["model"]), escape(words["judge"]), words["copy_distance"]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>alphabar: {model} draws words</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+    return frame(
+        f"alphabar: {words['model']} draws words",
         f"<h1>{model}: <span>are the words in the pictures?</span></h1>"
         f"<p>Read by the judge {judge}, which learned the training pictures alone; what it says of the real "
         "pictures is the ceiling. Unseen combinations of parts were in no training. Brackets hold 95% intervals "
         "(Wilson), which take samples of one caption as independent. "
         f"{escape(words['sampler'])}, seed {words['seed']}; copy distance {limit:.3f} (root mean square, in [-1, 1]): "
         "as far as nearly every training picture lands from itself through the codec.</p>"
-        f"<main>{tables}{pictures}</main>\n</body>\n</html>\n"
+        f"<main>{tables}{pictures}</main>",
     )
 
 

@@ -38,7 +38,7 @@ from alphabar.stable_diffusion.settings import (
     vae_from,
     vae_to,
 )
-from alphabar.text import Tokenizer
+from alphabar.tokenizer import Tokenizer
 
 COMPONENTS: dict[Stage, str] = {"unet": "unet", "vae": "vae", "text": "text_encoder"}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

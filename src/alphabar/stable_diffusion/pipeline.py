@@ -35,7 +35,8 @@ from alphabar.stable_diffusion.keys import (
     unet_rules,
     vae_rules,
 )
-from alphabar.text import TextEncoder, Tokenizer
+from alphabar.text import TextEncoder
+from alphabar.tokenizer import Tokenizer
 
 Stage: TypeAlias = Literal["unet", "vae", "text"]
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]

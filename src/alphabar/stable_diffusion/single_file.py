@@ -32,7 +32,7 @@ from alphabar.stable_diffusion.pipeline import (
     stage_table,
 )
 from alphabar.stable_diffusion.settings import config_of
-from alphabar.text import END, SD2_PADDING, Tokenizer, clip_vocabulary, find_clip_vocabulary
+from alphabar.tokenizer import END, SD2_PADDING, Tokenizer, clip_vocabulary, find_clip_vocabulary
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."

@@ -17,7 +17,7 @@ from alphabar.data.sources import note
 from alphabar.errors import AlphabarError
 from alphabar.nn.clip import Clip, contrastive_loss, retrieval, same_captions
 from alphabar.rng import Rng
-from alphabar.text import Tokenizer
+from alphabar.tokenizer import Tokenizer
 from alphabar.train.augment import warp
 from alphabar.train.config import Recipe
 from alphabar.train.tasks.base import Loss, Task, check_equal
