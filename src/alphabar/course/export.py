@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from alphabar.diffusion.sampler import Grid
+from alphabar.diffusion import Grid, Process
 from alphabar.errors import AlphabarError
 from alphabar.evaluate.mode import evaluating
 from alphabar.io import atomic_file, write_json
@@ -64,33 +64,54 @@ def export_network(model: Model, folder: Path, steps: Iterable[int] = STEPS) -> 
     """
     if model.text is not None or model.extra_channels:
         raise AlphabarError("the page's engine runs networks of x and t alone, not those shown a text or a mask")
-    shape, table = model.shape(1)[1:], model.process.schedule.alphas_bar.tolist()
-    recorder = Recorder(model.network, shape, model.device)
-    packed, places = _pack(recorder.weights)
-    grids = [Grid.trailing(n, len(table)) for n in sorted({n for n in steps if n < len(table)} | {len(table)})]
-    description = {
-        "format": FORMAT,
-        "name": model.card.get("name", "network"),
-        "shape": list(shape),
-        "prediction": model.settings.prediction,
-        "clip": model.settings.clip,
-        "alphas_bar": table,
-        "grids": {str(len(grid)): list(grid.timesteps) for grid in grids},
-        "weights": places,
-        "ops": recorder.ops,
-        "output": recorder.output,
-    }
+    name, shape = model.card.get("name", "network"), model.shape(1)[1:]
+    description, packed = describe_network(model.network, model.process, shape, model.settings.clip, name, steps)
     write_json(folder / "network.json", description)
     with atomic_file(folder / "weights.bin") as temporary:
         temporary.write_bytes(packed)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    return Export(len(recorder.ops), parameters, (folder / "network.json").stat().st_size, len(packed))
+    return Export(len(description["ops"]), parameters, (folder / "network.json").stat().st_size, len(packed))
+
+
+def describe_network(
+    network: nn.Module,
+    process: Process,
+    shape: Sequence[int],
+    clip: float | None = None,
+    name: str = "network",
+    steps: Iterable[int] = STEPS,
+) -> tuple[dict[str, Any], bytes]:
+    """What `network.json` and `weights.bin` hold, for a network that answers in terms of `process`; x is [*shape]."""
+    table = process.schedule.alphas_bar.tolist()
+    recorder = Recorder(network, shape, next(network.parameters()).device)
+    packed, places = _pack(recorder.weights)
+    description = {
+        "format": FORMAT,
+        "name": name,
+        "shape": list(shape),
+        "prediction": process.prediction.name,
+        "clip": clip,
+        "alphas_bar": table,
+        "grids": {str(n): list(Grid.trailing(n, len(table)).timesteps) for n in step_counts(len(table), steps)},
+        "weights": places,
+        "ops": recorder.ops,
+        "output": recorder.output,
+    }
+    return description, packed
+
+
+def step_counts(timesteps: int, steps: Iterable[int] = STEPS) -> list[int]:
+    """Those of `steps` that a schedule of T timesteps has room for, and T itself, rising."""
+    return sorted({n for n in steps if n < timesteps} | {timesteps})
 
 
 def worker_source() -> str:
-    """The worker and its engine in one module, for a page that may load no second file (a notebook's output)."""
+    """The worker and its engine as one classic script, for a page that may load no second file (a notebook's output).
+
+    Not as a module: Chromium starts no module from a blob in a document without an origin, such as a file or a frame.
+    """
     engine, worker = ((STATIC / name).read_text(encoding="utf-8") for name in ("engine.js", "worker.js"))
-    return engine + worker.split("\n", 1)[1]  # without its first line, the import
+    return engine.replace("\nexport ", "\n") + worker.split("\n", 1)[1]  # without its first line, the import
 
 
 def _pack(weights: Mapping[str, Tensor]) -> tuple[bytes, dict[str, dict[str, Any]]]:

@@ -303,7 +303,7 @@ export class Engine {
   constructor(description, weights) {
     const { format, name, shape, prediction, clip, alphas_bar: alphasBar, grids, ops, output } = description;
     if (format !== 1) throw new Error(`network.json has format ${format}; this engine reads 1`);
-    Object.assign(this, { name, shape, clip, alphasBar, grids });
+    Object.assign(this, { name, shape, prediction, clip, alphasBar, grids });
     this.size = shape.reduce((a, b) => a * b, 1); // numbers in one sample
     this.estimate = lookUp(PREDICTIONS, prediction, "prediction");
     const named = {};
@@ -372,7 +372,8 @@ export class Engine {
   }
 
   /**
-   * Walk from noise to images, giving {index, count, t, s, x, x0, eps} after each step: x at s, the estimate from t.
+   * Walk from noise to images, giving {index, count, t, s, before, x0, eps, x} after each step: x at t before it, the
+   * estimate made there, and x at s.
    * @param {object} options
    *   seed: of the noise, the starting one and DDPM's fresh one.
    *   n: samples.
@@ -391,7 +392,7 @@ export class Engine {
       const [ofX, ofX0, ofEps, ofNoise] = share(this.alphaBar(t), this.alphaBar(s));
       const fresh = ofNoise > 0 ? noise() : null, before = x;
       x = before.map((value, i) => ofX * value + ofX0 * x0[i] + ofEps * eps[i] + (fresh ? ofNoise * fresh[i] : 0));
-      yield { index, count: grid.length, t, s, x, x0, eps };
+      yield { index, count: grid.length, t, s, before, x0, eps, x };
     }
   }
 }

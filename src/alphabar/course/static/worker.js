@@ -1,4 +1,4 @@
-import { Engine } from "./engine.js";
+import { Engine, SAMPLERS } from "./engine.js";
 
 // The engine in a Web Worker, so that a page stays awake while a network thinks.
 //
@@ -8,9 +8,9 @@ import { Engine } from "./engine.js";
 //   worker.postMessage({ id: 3, type: "cancel", job: 2 });
 //
 // Every answer bears the id of its request:
-//   load    -> loaded {name, shape, alphasBar, steps: the step counts that `sample` takes}
+//   load    -> loaded {name, shape, prediction, clip, alphasBar, steps, samplers}: the last two are what `sample` takes
 //   predict -> predicted {x0, eps, milliseconds}, for {x, t}
-//   sample  -> step {index, count, t, s, x, x0, eps, milliseconds} for each step, then done or cancelled
+//   sample  -> step {index, count, t, s, before, x0, eps, x, milliseconds} for each step, then done or cancelled
 //   cancel  -> nothing; its job answers
 //   any     -> error {message}
 
@@ -23,8 +23,9 @@ const nextTask = () => new Promise((resolve) => setTimeout(resolve)); // lets a 
 const HANDLERS = {
   async load({ url, description, weights }, answer) {
     engine = url ? Engine.fetch(url) : Promise.resolve().then(() => new Engine(description, weights));
-    const { name, shape, alphasBar, grids } = await engine;
-    answer("loaded", { name, shape, alphasBar, steps: Object.keys(grids).map(Number) });
+    const { name, shape, prediction, clip, alphasBar, grids } = await engine;
+    const choices = { steps: Object.keys(grids).map(Number), samplers: Object.keys(SAMPLERS) };
+    answer("loaded", { name, shape, prediction, clip, alphasBar, ...choices });
   },
 
   async predict({ x, t }, answer) {
