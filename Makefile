@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS ?= 2
 
-.PHONY: help demo test test-all lint types bench bench-gpu weights tables clean
+.PHONY: help demo course notebooks test test-course test-all lint types bench bench-gpu weights tables clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +23,21 @@ $(VENV)/developer: $(VENV)/user
 demo: $(VENV)/user  ## pixels against latents, from nothing to demo/report.html: about 9 minutes on 2 cores
 	@$(BIN)/alphabar demo
 
+$(VENV)/learner: $(VENV)/user
+	@$(INSTALL) -e '.[course]'
+	@touch $@
+
+course: $(VENV)/learner  ## the course: its pages, built, served on 127.0.0.1 and opened in the browser
+	@$(BIN)/alphabar course serve
+
+notebooks: $(VENV)/learner  ## the course's notebooks, to solve and solved, run and checked: minutes
+	@$(BIN)/alphabar course notebooks --check
+
 test: $(VENV)/developer  ## the fast tests, with coverage
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report=term
+
+test-course: $(VENV)/developer  ## the course in Chromium, which must be installed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m course tests/course
 
 test-all: $(VENV)/developer  ## the slow tests too
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m ''
@@ -48,4 +61,4 @@ tables: $(VENV)/user  ## measure the tables of the README: hours
 	@$(BIN)/python benchmarks/quality.py
 
 clean:  ## remove the environment and what the demo made
-	@rm -rf $(VENV) demo runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf $(VENV) demo runs course/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LITERAL = {"code", "code-block", "code-cell", "sourcecode", "literalinclude", "mermaid", "raw", "math", "eval-rst"}
+FORMULAS = {"math", "math-computed"}
+LITERAL = {"code", "code-block", "code-cell", "sourcecode", "literalinclude", "mermaid", "raw", "eval-rst"} | FORMULAS
 """Directives whose body is not Markdown, so that no fence opens in it."""
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,}|:{3,})\s*(?:\{([\w:-]+)\}\s*(.*?)|([^`{]*))\s*$")
@@ -47,7 +48,7 @@ class Line:
     @property
     def code(self) -> bool:
         """Inside a literal block; formulas count as prose."""
-        return bool(self.blocks) and self.blocks[-1].literal and self.blocks[-1].name != "math"
+        return bool(self.blocks) and self.blocks[-1].literal and self.blocks[-1].name not in FORMULAS
 
     def inside(self, name: str) -> Block | None:
         """The innermost directive of that name around this line."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from alphabar.course.page import ROLE, Line, Page
 
+_COMPUTED = re.compile(r"<<.+?>>")
+_FORMULA = re.compile(r"\{cmath\}`([^`]*)`")
 _ORDINARY = {*keyword.kwlist, *dir(builtins), "self"}
 _WORD = re.compile(r"[^\W\d]\w*")
 _CODE_LIKE = re.compile(r"\w+_\w+|\w*[a-z]\w*[A-Z]\w*|\w+(?=\()")
@@ -63,4 +65,5 @@ def typed_numbers(page: Page) -> Iterator[tuple[int, str]]:
     titles = [(block.line, block.argument) for block in page.blocks if not block.literal]
     prose = [(line.number, line.text) for line in page.lines if not line.code]
     for line, text in titles + prose:
-        yield from ((line, number.strip()) for number in _NUMBER.findall(_NOT_PROSE.sub(" ", text)))
+        typed = _NOT_PROSE.sub(" ", _FORMULA.sub(r" \1 ", _COMPUTED.sub(" ", text)))
+        yield from ((line, number.strip()) for number in _NUMBER.findall(typed))
