@@ -25,6 +25,11 @@ demo: $(VENV)/user  ## pixels against latents, from nothing to demo/report.html:
 
 $(VENV)/learner: $(VENV)/user
 	@$(INSTALL) -e '.[course]'
+	@$(BIN)/alphabar data fetch fashion-mnist || echo "the pages will show other images"
+	@touch $@
+
+$(VENV)/browser: $(VENV)/developer
+	@$(INSTALL) -e '.[browser]'
 	@touch $@
 
 course: $(VENV)/learner  ## the course: its pages, built, served on 127.0.0.1 and opened in the browser
@@ -36,7 +41,7 @@ notebooks: $(VENV)/learner  ## the course's notebooks, to solve and solved, run 
 test: $(VENV)/developer  ## the fast tests, with coverage
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report=term
 
-test-course: $(VENV)/developer  ## the course in Chromium, which must be installed
+test-course: $(VENV)/browser  ## the course in Chromium, which must be installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m course tests/course
 
 test-all: $(VENV)/developer  ## the slow tests too

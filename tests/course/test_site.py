@@ -17,7 +17,7 @@ LESSONS: dict[str, Lesson] = {entry.file.stem: entry.lesson for entry in ENTRIES
 CHECKED = next(iter(LESSONS))
 PHONE = {"width": 390, "height": 844}
 DARK = {"color_scheme": "dark"}
-PAGES = ["index", *LESSONS, "module-6.2", "search"]
+PAGES = ["index", "workbench", *LESSONS, "module-6.2", "search"]
 
 NewPage = Callable[..., Any]
 

@@ -20,6 +20,8 @@ from alphabar.io import atomic_folder
 STATIC = Path(__file__).parent / "static"
 MARK = ".alphabar-course"
 """A file that says that a folder is a built site, which the next build may replace."""
+WORKBENCH = "workbench.md"
+"""The page of all widgets, in the course's folder."""
 LOADS = {"build": "new ideas on known ground", "stretch": "the hard ones", "consolidate": "known parts, joined"}
 
 
@@ -42,7 +44,7 @@ def build(course: Path, out: Path) -> None:
         if (course / "notebooks").is_dir():
             build_all(course / "notebooks", new / "notebooks")  # first: it is quick to find fault
         stage = Path(scratch) / "pages"
-        _stage(read, stage)
+        _stage(read, course / WORKBENCH, stage)
         warnings = _sphinx(read, lessons, stage, new)
         if warnings:
             count = f"{len(warnings)} warnings" if len(warnings) > 1 else "a warning"
@@ -58,9 +60,11 @@ def _require() -> None:
             raise AlphabarError(f"the course's pages need the package {name}: pip install 'alphabar[course]'")
 
 
-def _stage(course: Course, stage: Path) -> None:
-    """The lessons' pages, and those that are made from the records."""
+def _stage(course: Course, workbench: Path, stage: Path) -> None:
+    """The lessons' pages, the one with all widgets, and those that are made from the records."""
     stage.mkdir()
+    if workbench.exists():
+        shutil.copy(workbench, stage)
     for entry in course.entries:
         if entry.live:
             shutil.copy(entry.live.file, stage / entry.live.file.name)
@@ -71,7 +75,7 @@ def _stage(course: Course, stage: Path) -> None:
             )
             text = f"---\nnosearch: true\norphan: true\n---\n{record}"
             (stage / f"module-{module.id}.md").write_text(text, encoding="utf-8")
-    (stage / "index.md").write_text(home(course), encoding="utf-8")
+    (stage / "index.md").write_text(home(course, workbench.exists()), encoding="utf-8")
 
 
 def _sphinx(course: Course, lessons: Path, stage: Path, out: Path) -> list[str]:
@@ -150,8 +154,8 @@ def _mathjax(to: Path) -> None:
     shutil.copy(source / "tex-mml-chtml.js", to)
 
 
-def home(course: Course) -> str:
-    """The first page: what the course is, its modules and lessons, and which of them are written."""
+def home(course: Course, workbench: bool = False) -> str:
+    """The first page: what the course is, its modules and lessons, which of them are written, and the workbench."""
     modules = {module.id for module in course.modules}
     lessons = [entry for entry in course.entries if entry.lesson.module in modules]
     written = sum(entry.lesson.written for entry in lessons)
@@ -166,6 +170,11 @@ def home(course: Course) -> str:
         "",
         "```{widget} noise-strip\n```",
         "",
+        *(
+            (f"On the [workbench]({WORKBENCH}) the same denoiser makes images while you watch.", "")
+            if workbench
+            else ()
+        ),
         f"Written so far: {written} of {len(lessons)} lessons. The modules' records plan the others.",
         "",
         *(line for module in course.modules for line in _module(course, module)),
@@ -173,6 +182,7 @@ def home(course: Course) -> str:
         "",
         *(f"{name}\n: {says}\n" for name, says in LOADS.items()),
         *_contents(course),
+        *((f"```{{toctree}}\n:hidden:\n:caption: To play with\n\n{WORKBENCH}\n```",) if workbench else ()),
     ]
     return "\n".join(parts) + "\n"
 
