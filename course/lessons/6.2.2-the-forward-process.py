@@ -6,18 +6,15 @@ as in the widget.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from alphabar.data import fallback_dataset, open_dataset, to_uint8, to_unit
+from alphabar.course import drawing
+from alphabar.course.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, Panel, box, dot, picture, rule, text
+from alphabar.data import fallback_dataset, open_dataset, to_unit
 from alphabar.diffusion import NoiseSchedule, Process, make_prediction
 
 LINEAR, COSINE, CONSTANT = NoiseSchedule.linear(), NoiseSchedule.cosine(), NoiseSchedule.constant()
@@ -145,86 +142,8 @@ def set_name() -> str:
 
 # drawing
 
-WIDTH = 480  # user units; a phone shows about 350 px, so that type of 15 stays legible
-INK = "#010203"  # the page's text colour; this and the others are exchanged for the page's own, light and dark
-SIGNAL, NOISE, LINEAR_INK, COSINE_INK, MUTED = "#0067a8", "#b84a00", "#8a3f8f", "#00755e", "#6b7280"
-FONT = "15px system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
-
-
-def _svg(height: float, parts: Iterable[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" '
-        f'style="display:block;width:100%;max-width:540px;height:auto;margin:auto;font:{FONT}">{"".join(parts)}</svg>'
-    )
-
-
-def _text(x: float, y: float, words: str, colour: str = MUTED, anchor: str = "start", size: int = 15) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour};font-size:{size}px">{words}</text>'
-    )
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A rectangle of the drawing with its own coordinates."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    xs: tuple[float, float]
-    ys: tuple[float, float]
-
-    def x(self, value: float) -> float:
-        """Where a horizontal value lies."""
-        return self.left + self.width * (value - self.xs[0]) / (self.xs[1] - self.xs[0])
-
-    def y(self, value: float) -> float:
-        """Where a vertical value lies."""
-        return self.top + self.height * (self.ys[1] - value) / (self.ys[1] - self.ys[0])
-
-    def points(self, xs: Sequence[float], ys: Sequence[float]) -> str:
-        """Path data through these points."""
-        return "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
-
-    def line(self, xs: Sequence[float], ys: Sequence[float], colour: str, width: float = 2, more: str = "") -> str:
-        """A curve; `more` is further SVG attributes."""
-        data = self.points(xs, ys)
-        look = f'fill="none" stroke-linejoin="round" stroke-width="{width}" {more}'
-        return f'<path d="{data}" {look} style="stroke:{colour}"/>'
-
-    def label(self, x: float, y: float, words: str, colour: str = MUTED, anchor: str = "start") -> str:
-        """Words at a point."""
-        return _text(self.x(x), self.y(y), words, colour, anchor)
-
-    def across(self, ticks: Sequence[float], form: str = "{:,g}", name: str = "") -> str:
-        """The horizontal axis: a rule, its ticks' numbers, and a name in place of the last number's neighbour."""
-        bottom = self.top + self.height
-        parts = [_rule(self.left, bottom, self.left + self.width, bottom)]
-        for tick in ticks:
-            at = self.x(tick)
-            parts += [_rule(at, bottom, at, bottom + 4), _text(at, bottom + 18, _number(tick, form), anchor="middle")]
-        middle = self.left + self.width / 2
-        return "".join(parts) + (_text(middle, bottom + 36, name, anchor="middle") if name else "")
-
-    def up(self, ticks: Sequence[float], form: str = "{:g}") -> str:
-        """The vertical axis: faint rules across the panel with their numbers."""
-        right = self.left + self.width
-        rules = (_rule(self.left, self.y(tick), right, self.y(tick)) for tick in ticks)
-        words = (_text(self.left - 6, self.y(tick) + 5, _number(tick, form), anchor="end") for tick in ticks)
-        return "".join([*rules, *words])
-
-
-def _number(value: float, form: str) -> str:
-    return form.format(value).replace("-", "−")
-
-
-def _rule(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke-opacity="0.18" style="stroke:{INK}"/>'
-
-
-def _dot(x: float, y: float, colour: str) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill:{colour}"/>'
+SIGNAL, NOISE, LINEAR_INK, COSINE_INK = BLUE, ORANGE, PURPLE, GREEN
+svg = partial(drawing.svg, widest=540)
 
 
 def _density(x: float, mean: float, variance: float) -> float:
@@ -235,17 +154,6 @@ def _range(low: float, high: float, n: int) -> list[float]:
     return [low + (high - low) * k / (n - 1) for k in range(n)]
 
 
-def _picture(image: Tensor, x: float, y: float, side: float) -> str:
-    """One grey image [1, H, W] as pixels that stay sharp."""
-    out = io.BytesIO()
-    Image.fromarray(to_uint8(image[None])[0, 0].numpy()).save(out, "PNG", optimize=True)
-    data = base64.b64encode(out.getvalue()).decode()
-    return (
-        f'<image x="{x:.1f}" y="{y:.1f}" width="{side:g}" height="{side:g}" style="image-rendering:pixelated" '
-        f'href="data:image/png;base64,{data}"/>'
-    )
-
-
 def gaussians() -> str:
     """Two Gaussians of variance 3 and 5, and the histogram and density of their sums."""
     panel = Panel(10, 6, 460, 170, (-9, 9), (0, _density(0, 0, 3) * 1.02))
@@ -253,21 +161,20 @@ def gaussians() -> str:
     drawn = sums(3, 5)
     heights = torch.histogram(drawn, edges).hist / len(drawn) / (edges[1] - edges[0])
     bars = (
-        f'<rect x="{panel.x(left):.1f}" y="{panel.y(h):.1f}" width="{panel.width / 36 - 1:.1f}" '
-        f'height="{panel.y(0) - panel.y(h):.1f}" fill-opacity="0.25" style="fill:{NOISE}"/>'
-        for left, h in zip(edges[:-1].tolist(), heights.tolist(), strict=True)
+        panel.bar((x, x + 0.46), (0, tall), NOISE, 0.25)
+        for x, tall in zip(edges[:-1].tolist(), heights.tolist(), strict=True)
     )
     curves = [
-        panel.line(xs, [_density(x, 0, 3) for x in xs], MUTED, 1.6, 'stroke-dasharray="2 4"'),
-        panel.line(xs, [_density(x, 0, 5) for x in xs], MUTED, 1.6, 'stroke-dasharray="7 4"'),
-        panel.line(xs, [_density(x, 0, 8) for x in xs], NOISE, 2.4),
+        panel.line(xs, [_density(x, 0, 3) for x in xs], GREY, 1.6, 'stroke-dasharray="2 4"'),
+        panel.line(xs, [_density(x, 0, 5) for x in xs], GREY, 1.6, 'stroke-dasharray="7 4"'),
+        panel.line(xs, [_density(x, 0, 8) for x in xs], NOISE),
     ]
     labels = [
         panel.label(1.0, 0.21, "variance 3", INK),
         panel.label(2.3, 0.128, "variance 5", INK),
         panel.label(9, 0.066, "sum: variance 8", NOISE, "end"),
     ]
-    return _svg(202, [*bars, *curves, *labels, panel.across([-8, -4, 0, 4, 8])])
+    return svg(202, [*bars, *curves, *labels, panel.across([-8, -4, 0, 4, 8])])
 
 
 def variances() -> str:
@@ -276,18 +183,18 @@ def variances() -> str:
     panel = Panel(30, 26, 300, 190, (0, STEPS), (0, 12))
     ts = list(range(0, STEPS + 1, 10))
     tail = [1 + b for b in LINEAR.betas.cumsum(0).tolist()]
-    return _svg(
+    return svg(
         256,
         [
             panel.up([1, 4, 8, 12]),
-            panel.across([0, 250, 500, 750, 1000], name="steps taken"),
-            _text(0, 12, "variance of the pixel values"),
-            panel.line(ts, naive[::10].tolist(), NOISE, 2.4),
-            panel.line(ts, kept[::10].tolist(), SIGNAL, 2.4),
-            _text(342, panel.y(tail[-1]) + 1, "noise added", NOISE),
-            _text(342, panel.y(tail[-1]) + 18, "and nothing else", NOISE),
-            _text(342, panel.y(1) - 4, "room made", SIGNAL),
-            _text(342, panel.y(1) + 13, "before adding", SIGNAL),
+            panel.across([0, 250, 500, 750, 1000], "steps taken"),
+            text(0, 12, "variance of the pixel values"),
+            panel.line(ts, naive[::10].tolist(), NOISE),
+            panel.line(ts, kept[::10].tolist(), SIGNAL),
+            text(342, panel.y(tail[-1]) + 1, "noise added", NOISE),
+            text(342, panel.y(tail[-1]) + 18, "and nothing else", NOISE),
+            text(342, panel.y(1) - 4, "room made", SIGNAL),
+            text(342, panel.y(1) + 13, "before adding", SIGNAL),
         ],
     )
 
@@ -302,17 +209,14 @@ def bucket() -> str:
         for k, share in enumerate(shares(step)):
             top, tall = panel.y(low + share), panel.y(low) - panel.y(low + share)
             colour = NOISE if k else SIGNAL
-            parts.append(
-                f'<rect x="{left:.1f}" y="{top + 1:.1f}" width="{wide}" height="{tall - 2:.1f}" rx="2" '
-                f'fill-opacity="{opacity[k]}" style="fill:{colour}"/>'
-            )
-            parts.append(_text(left + wide + 6, top + tall / 2 + 5, f"{names[k]} {share:.2f}", colour))
+            parts.append(box(left, top + 1, wide, tall - 2, colour, opacity[k], 0, 2))
+            parts.append(text(left + wide + 6, top + tall / 2 + 5, f"{names[k]} {share:.2f}", colour))
             low += share
         name = "the image" if step == 0 else f"after step {step}"
-        parts.append(_text(left + wide / 2, panel.y(0) + 20, name, anchor="middle"))
+        parts.append(text(left + wide / 2, panel.y(0) + 20, name, anchor="middle"))
         if step:
-            parts.append(_text(left + wide / 2, 16, f"β = {BETAS[step - 1]:g}", anchor="middle"))
-    return _svg(244, parts)
+            parts.append(text(left + wide / 2, 16, f"β = {BETAS[step - 1]:g}", anchor="middle"))
+    return svg(244, parts)
 
 
 def schedules() -> str:
@@ -321,25 +225,24 @@ def schedules() -> str:
     left = Panel(44, 40, 170, 170, (0, STEPS), (0, 0.02))
     right = Panel(290, 40, 170, 170, (0, STEPS), (0, 1))
     static = first_below(CONSTANT, STATIC)
-    return _svg(
+    return svg(
         256,
         [
             left.up([0, 0.01, 0.02]),
-            left.across([0, 500, 1000], name="timestep t"),
-            _text(0, 16, "noise added at step t (β)", INK),
-            left.line(ts, CONSTANT.betas[at].tolist(), MUTED, 2, 'stroke-dasharray="6 4"'),
-            left.line(ts, LINEAR.betas[at].tolist(), LINEAR_INK, 2.4),
-            left.label(80, 0.0108, "constant", MUTED),
+            left.across([0, 500, 1000], "timestep t"),
+            text(0, 16, "noise added at step t (β)", INK),
+            left.line(ts, CONSTANT.betas[at].tolist(), GREY, 2, 'stroke-dasharray="6 4"'),
+            left.line(ts, LINEAR.betas[at].tolist(), LINEAR_INK),
+            left.label(80, 0.0108, "constant", GREY),
             left.label(640, 0.0165, "linear", LINEAR_INK, "end"),
-            f'<rect x="{right.x(static):.1f}" y="{right.top}" width="{right.x(STEPS) - right.x(static):.1f}" '
-            f'height="{right.height}" fill-opacity="0.12" style="fill:{MUTED}"/>',
+            right.bar((static, STEPS), (0, 1), GREY, 0.12),
             right.up([0, 0.5, 1]),
-            right.across([0, 500, 1000], name="timestep t"),
-            _text(250, 16, "variance left of the image", INK),
-            right.line([0, *ts], [1, *CONSTANT.alphas_bar[at].tolist()], MUTED, 2, 'stroke-dasharray="6 4"'),
-            right.line([0, *ts], [1, *LINEAR.alphas_bar[at].tolist()], LINEAR_INK, 2.4),
-            right.label((static + STEPS) / 2, 0.8, "constant:", MUTED, "middle"),
-            right.label((static + STEPS) / 2, 0.7, "all static", MUTED, "middle"),
+            right.across([0, 500, 1000], "timestep t"),
+            text(250, 16, "variance left of the image", INK),
+            right.line([0, *ts], [1, *CONSTANT.alphas_bar[at].tolist()], GREY, 2, 'stroke-dasharray="6 4"'),
+            right.line([0, *ts], [1, *LINEAR.alphas_bar[at].tolist()], LINEAR_INK),
+            right.label((static + STEPS) / 2, 0.8, "constant:", GREY, "middle"),
+            right.label((static + STEPS) / 2, 0.7, "all static", GREY, "middle"),
         ],
     )
 
@@ -355,23 +258,22 @@ def pixel_walks() -> str:
     right = Panel(312, 26, 110, 200, (0, 0.62), (low, high))
     tall = right.height / (len(edges) - 1) - 1
     bars = (
-        f'<rect x="{right.left}" y="{right.y(top) + 0.5:.1f}" width="{right.x(h) - right.left:.1f}" '
-        f'height="{tall:.1f}" fill-opacity="0.35" style="fill:{SIGNAL}"/>'
-        for top, h in zip(edges[1:].tolist(), heights.tolist(), strict=True)
+        box(right.left, right.y(top) + 0.5, right.x(long) - right.left, tall, SIGNAL, 0.35, 0, 0)
+        for top, long in zip(edges[1:].tolist(), heights.tolist(), strict=True)
     )
     ys = _range(low, high, 81)
-    return _svg(
+    return svg(
         268,
         [
             left.up([-2, 0, PIXEL, 2]),
-            left.across([0, 100, 200, 300], name="steps walked"),
-            _text(0, 12, "value of the pixel"),
+            left.across([0, 100, 200, 300], "steps walked"),
+            text(0, 12, "value of the pixel"),
             *(left.line(ts, states[::5, k].tolist(), SIGNAL, 0.8, 'stroke-opacity="0.4"') for k in range(36)),
-            _dot(left.x(0), left.y(PIXEL), SIGNAL),
+            dot(left.x(0), left.y(PIXEL), SIGNAL),
             *bars,
-            right.line([_density(y, signal * PIXEL, sd**2) for y in ys], ys, NOISE, 2.4),
-            _text(right.left + 42, 44, f"{WALKS:,} walks", SIGNAL),
-            _text(right.left + 42, 61, "the jump", NOISE),
+            right.line([_density(y, signal * PIXEL, sd**2) for y in ys], ys, NOISE),
+            text(right.left + 42, 44, f"{WALKS:,} walks", SIGNAL),
+            text(right.left + 42, 61, "the jump", NOISE),
         ],
     )
 
@@ -381,10 +283,10 @@ def _noisy(index: int, schedule: NoiseSchedule, t: int, seed: int) -> Tensor:
 
     The grey scale widens with the noise, as otherwise most of it would be cut to plain black and white.
     """
-    image, (signal, noise) = images()[1][index], schedule.coefficients(t - 1)
+    image = images()[1][index]
     if t == 0:
         return image
-    eps = normal(*image.shape, seed=seed).float()
+    eps, (signal, noise) = normal(*image.shape, seed=seed).float(), schedule.coefficients(t - 1)
     noisy = process(schedule).noise(image[None], eps[None], torch.tensor([t - 1]))[0]
     return noisy / (signal + 2 * noise)
 
@@ -395,22 +297,22 @@ def linear_and_cosine() -> str:
     at, ts = slice(4, None, 5), list(range(5, STEPS + 1, 5))
     parts = [
         panel.up([0, 0.5, 1]),
-        _text(0, 14, "ᾱ, the variance left of the image", INK),
-        panel.line([0, *ts], [1, *LINEAR.alphas_bar[at].tolist()], LINEAR_INK, 2.4),
-        panel.line([0, *ts], [1, *COSINE.alphas_bar[at].tolist()], COSINE_INK, 2.4),
+        text(0, 14, "ᾱ, the variance left of the image", INK),
+        panel.line([0, *ts], [1, *LINEAR.alphas_bar[at].tolist()], LINEAR_INK),
+        panel.line([0, *ts], [1, *COSINE.alphas_bar[at].tolist()], COSINE_INK),
         panel.label(320, 0.2, "linear", LINEAR_INK, "end"),
         panel.label(530, 0.56, "cosine", COSINE_INK),
     ]
     columns, side = range(0, STEPS + 1, 125), 44
     for row, (schedule, name, colour) in enumerate(((LINEAR, "linear", LINEAR_INK), (COSINE, "cosine", COSINE_INK))):
         top = 216 + row * 70
-        parts.append(_text(panel.x(0) - side / 2, top - 6, name, colour))
+        parts.append(text(panel.x(0) - side / 2, top - 6, name, colour))
         for t in columns:
-            parts.append(_picture(_noisy(0, schedule, t, seed=7), panel.x(t) - side / 2, top, side))
+            parts.append(picture(_noisy(0, schedule, t, seed=7), panel.x(t) - side / 2, top, side))
     for t in columns:
-        parts.append(_rule(panel.x(t), panel.y(0), panel.x(t), panel.y(0) + 5))
-    parts += [panel.across([]), *(_text(panel.x(t), 348, f"{t:,}", anchor="middle") for t in columns if t % 250 == 0)]
-    return _svg(372, [*parts, _text(panel.x(500), 367, "timestep t", anchor="middle")])
+        parts.append(rule(panel.x(t), panel.y(0), panel.x(t), panel.y(0) + 5))
+    parts += [panel.across([]), *(text(panel.x(t), 348, f"{t:,}", anchor="middle") for t in columns if t % 250 == 0)]
+    return svg(372, [*parts, text(panel.x(500), 367, "timestep t", anchor="middle")])
 
 
 def two_rows() -> str:
@@ -418,8 +320,8 @@ def two_rows() -> str:
     parts, side, timesteps = [], 72, (100, 300, 500, 700, 900)
     for row, (schedule, name) in enumerate(((COSINE, "A"), (LINEAR, "B"))):
         top = 2 + row * 82
-        parts.append(_text(8, top + side / 2 + 5, name, INK, size=17))
+        parts.append(text(8, top + side / 2 + 5, name, INK, more="font-size:17px"))
         for k, t in enumerate(timesteps):
-            parts.append(_picture(_noisy(2, schedule, t, seed=3), 40 + k * 88, top, side))
-    parts += [_text(40 + k * 88 + side / 2, 182, f"t = {t}", anchor="middle") for k, t in enumerate(timesteps)]
-    return _svg(190, parts)
+            parts.append(picture(_noisy(2, schedule, t, seed=3), 40 + k * 88, top, side))
+    parts += [text(40 + k * 88 + side / 2, 182, f"t = {t}", anchor="middle") for k, t in enumerate(timesteps)]
+    return svg(190, parts)

@@ -5,8 +5,6 @@ Orange is diffusion on pixels, blue diffusion on latents, green the codec, in ev
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -20,8 +18,27 @@ from PIL import Image
 from torch import Tensor
 
 from alphabar.codec import LatentCodec
-from alphabar.data import Dataset, fallback_dataset, open_dataset, read_image, to_uint8, to_unit
-from alphabar.diffusion import Grid, ddim
+from alphabar.course.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    WIDTH,
+    Panel,
+    arrow,
+    box,
+    dot,
+    line,
+    picture,
+    row,
+    rows,
+    side_of,
+    svg,
+    text,
+)
+from alphabar.data import Dataset, fallback_dataset, open_dataset, read_image, to_unit
+from alphabar.diffusion import Grid, Step, ddim
 from alphabar.essence import listings
 from alphabar.evaluate import LatentShare, SpaceCosts, count_spaces, latent_share, mean_latents, psnr
 from alphabar.evaluate.cost import count_denoiser
@@ -134,6 +151,12 @@ def distance(road: str, minutes: float) -> float:
 def seeds(road: str, minutes: float) -> int:
     """How many runs that is."""
     return len(_scores(road, minutes))
+
+
+def spread(road: str, minutes: float) -> float:
+    """How far apart the seeds are, as a share of their mean."""
+    scores = _scores(road, minutes)
+    return (max(scores) - min(scores)) / distance(road, minutes)
 
 
 def metric(name: str, key: str) -> float:
@@ -388,76 +411,7 @@ def under_one_codec() -> tuple[Tensor, Tensor]:
 
 # drawing
 
-WIDTH = 480  # user units; a phone shows about 350 px, so that type of 15 stays legible
-INK = "#010203"  # the page's text colour; this and the others are exchanged for the page's own, light and dark
-PIXELS, LATENTS, CODEC, MUTED = "#b84a00", "#0067a8", "#00755e", "#6b7280"
-FONT = "15px system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
-
-
-def _svg(height: float, parts: Iterable[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" '
-        f'style="display:block;width:100%;max-width:600px;height:auto;margin:auto;font:{FONT}">{"".join(parts)}</svg>'
-    )
-
-
-def _text(x: float, y: float, words: str, colour: str = MUTED, anchor: str = "start", more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour};{more}">{words}</text>'
-
-
-def _box(
-    x: float, y: float, width: float, height: float, colour: str, fill: float = 0.12, line: float = 1.5, rx: int = 4
-) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{rx}" fill-opacity="{fill:g}" '
-        f'stroke-width="{line:g}" style="fill:{colour};stroke:{colour}"/>'
-    )
-
-
-def _line(points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1.5, more: str = "") -> str:
-    data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path d="{data}" fill="none" stroke-width="{width:g}" style="stroke:{colour}" {more}/>'
-
-
-def _arrow(x1: float, y1: float, x2: float, y2: float, colour: str = INK) -> str:
-    """A straight arrow along one axis; the head is drawn, since a marker's id would not be the drawing's own."""
-    dx, dy = (x2 > x1) - (x2 < x1), (y2 > y1) - (y2 < y1)
-    head = [(x2 - 6 * dx + 4 * dy, y2 - 6 * dy + 4 * dx), (x2, y2), (x2 - 6 * dx - 4 * dy, y2 - 6 * dy - 4 * dx)]
-    return _line([(x1, y1), (x2, y2)], colour) + _line(head, colour)
-
-
-def _picture(image: Tensor | Image.Image, x: float, y: float, side: float, jpeg: bool = False) -> str:
-    """One image [C, H, W] in [-1, 1], or a ready one; small ones keep sharp pixels."""
-    if isinstance(image, Tensor):
-        pixels = to_uint8(image.clamp(-1, 1)[None])[0].permute(1, 2, 0).numpy()
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=82) if jpeg else image.save(out, "PNG", optimize=True)
-    data, kind = base64.b64encode(out.getvalue()).decode(), "jpeg" if jpeg else "png"
-    return (
-        f'<image x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" '
-        f'style="image-rendering:{"auto" if jpeg else "pixelated"}" href="data:image/{kind};base64,{data}"/>'
-    )
-
-
-def _row(y: float, label: str, pictures: Sequence[Tensor | Image.Image], colour: str = MUTED, gap: float = 4) -> str:
-    """A label over a row of pictures that fills the width."""
-    side = _side(len(pictures), gap)
-    shown = (_picture(one, k * (side + gap), y + 20, side) for k, one in enumerate(pictures))
-    return _text(0, y + 13, label, colour) + "".join(shown)
-
-
-def _side(n: int, gap: float = 4) -> float:
-    return (WIDTH - gap * (n - 1)) / n
-
-
-def _rows(rows: Sequence[tuple[str, Sequence[Tensor | Image.Image], str]], gap: float = 10) -> str:
-    """Rows of pictures under one another; each says its own label and colour."""
-    y, parts = 0.0, []
-    for label, pictures, colour in rows:
-        parts.append(_row(y, label, pictures, colour))
-        y += 20 + _side(len(pictures)) + gap
-    return _svg(y - gap, parts)
+PIXELS, LATENTS, CODEC = ORANGE, BLUE, GREEN
 
 
 def _heat(channel: Tensor) -> Image.Image:
@@ -467,15 +421,14 @@ def _heat(channel: Tensor) -> Image.Image:
 def two_vaes() -> str:
     """Images, what two autoencoders give back, and what each draws by itself."""
     n, noise = 8, Rng(0, range(8), "prior").normal(*latent_model().shape(1)[1:])
-    return _rows(
+    return rows(
         [
             ("images", originals()[:n].unbind(), INK),
             ("VAE of Module 6.1, 32 numbers: back", toy().back[:n].unbind(), INK),
-            ("… drawn from its own prior", toy().drawn[:n].unbind(), MUTED),
+            ("… drawn from its own prior", toy().drawn[:n].unbind(), GREY),
             ("this lesson’s, 4×8×8 numbers: back", rebuilt()[:n].unbind(), CODEC),
-            ("… drawn from its own prior", codec().decode(noise).unbind(), MUTED),
-        ],
-        6,
+            ("… drawn from its own prior", codec().decode(noise).unbind(), GREY),
+        ]
     )
 
 
@@ -483,9 +436,9 @@ def _loop(x: float, y: float, width: float, height: float, colour: str) -> str:
     """The box of the diffusion loop."""
     words = ("noise", "network", "step")
     lines = (
-        _text(x + width / 2, y + height / 2 + 5 + 19 * (k - 1), word, INK, "middle") for k, word in enumerate(words)
+        text(x + width / 2, y + height / 2 + 5 + 19 * (k - 1), word, INK, "middle") for k, word in enumerate(words)
     )
-    return _box(x, y, width, height, colour) + "".join(lines)
+    return box(x, y, width, height, colour) + "".join(lines)
 
 
 def two_pipelines() -> str:
@@ -495,26 +448,25 @@ def two_pipelines() -> str:
     middle, width = 190.0, 100.0
     z = _heat(walk()[-1].latents[0])
     parts = [
-        f'<rect x="{middle - 14}" y="0" width="{width + 28}" height="{low + big + 28}" rx="8" '
-        f'fill-opacity="0.06" style="fill:{INK}"/>',
-        _text(middle + width / 2, 18, "the same code", INK, "middle", "font-weight:600"),
-        _text(0, 18, "pixel diffusion", PIXELS, more="font-weight:600"),
-        _text(0, low - 16, "latent diffusion", LATENTS, more="font-weight:600"),
+        box(middle - 14, 0, width + 28, low + big + 28, INK, 0.06, 0, 8),
+        text(middle + width / 2, 18, "the same code", INK, "middle", "font-weight:600"),
+        text(0, 18, "pixel diffusion", PIXELS, more="font-weight:600"),
+        text(0, low - 16, "latent diffusion", LATENTS, more="font-weight:600"),
         _loop(middle, top, width, big, PIXELS),
         _loop(middle, low, width, big, LATENTS),
-        _arrow(big + 6, top + big / 2, middle - 6, top + big / 2),
-        _arrow(middle + width + 6, top + big / 2, WIDTH - big - 6, top + big / 2),
+        arrow(big + 6, top + big / 2, middle - 6, top + big / 2),
+        arrow(middle + width + 6, top + big / 2, WIDTH - big - 6, top + big / 2),
     ]
     for x in (0.0, WIDTH - big):
-        parts += [_picture(made, x, y, big) for y in (top, low)]
+        parts += [picture(made, x, y, big) for y in (top, low)]
     for left, inwards in ((big + 8, True), (WIDTH - big - 52, False)):
         parts.append(_funnel(left, low, 44, big, inwards))
-        parts.append(_text(left + 22, low + big + 20, "encode" if inwards else "decode", CODEC, "middle"))
+        parts.append(text(left + 22, low + big + 20, "encode" if inwards else "decode", CODEC, "middle"))
     for x in (big + 58, WIDTH - big - 58 - small):
-        parts.append(_picture(z, x, low + (big - small) / 2, small))
-    parts.append(_arrow(big + 58 + small + 3, low + big / 2, middle - 3, low + big / 2))
-    parts.append(_arrow(middle + width + 3, low + big / 2, WIDTH - big - 58 - small - 3, low + big / 2))
-    return _svg(low + big + 28, parts)
+        parts.append(picture(z, x, low + (big - small) / 2, small))
+    parts.append(arrow(big + 58 + small + 3, low + big / 2, middle - 3, low + big / 2))
+    parts.append(arrow(middle + width + 3, low + big / 2, WIDTH - big - 58 - small - 3, low + big / 2))
+    return svg(low + big + 28, parts)
 
 
 def _funnel(x: float, y: float, width: float, height: float, inwards: bool) -> str:
@@ -527,54 +479,46 @@ def _funnel(x: float, y: float, width: float, height: float, inwards: bool) -> s
 
 def channels() -> str:
     """Two images, their four channels, three of them taken for colours, and the decoded image."""
-    picked = torch.tensor([0, 2 if len(originals()) > 2 else 0])
-    x = originals()[picked]
+    x = originals()[[0, 2]]
     z = mean_latents(codec(), x)
-    side = _side(7)
+    side = side_of(7)
     heads = ["image", "0", "1", "2", "3", "as RGB", "decoded"]
-    parts = [_text(k * (side + 4) + side / 2, 13, head, MUTED, "middle") for k, head in enumerate(heads)]
-    for row, (image, latent, back) in enumerate(zip(x, z, codec().decode(z), strict=True)):
-        cells = [image, *map(_heat, latent), latent[:3] / 2, back]
-        y = 20 + row * (side + 4)
-        parts += [_picture(cell, k * (side + 4), y, side) for k, cell in enumerate(cells)]
-    return _svg(20 + 2 * (side + 4) - 4, parts)
+    parts = [text(k * (side + 4) + side / 2, 13, head, GREY, "middle") for k, head in enumerate(heads)]
+    for k, (image, latent, back) in enumerate(zip(x, z, codec().decode(z), strict=True)):
+        cells, y = [image, *map(_heat, latent), latent[:3] / 2, back], 20 + k * (side + 4)
+        parts += [picture(cell, column * (side + 4), y, side) for column, cell in enumerate(cells)]
+    return svg(20 + 2 * (side + 4) - 4, parts)
 
 
 def moving() -> str:
     """The diffusion loss and the reconstruction's quality, with the encoder frozen and with it free."""
     free, frozen = moved(True), moved(False)
-    width, height, top = 204.0, 120.0, 44.0
-    parts = []
-    for left, (title, low, high, one, other) in zip(
-        (30.0, 272.0),
-        (
-            ("diffusion loss", 0.0, 0.8, _smooth(frozen.losses), _smooth(free.losses)),
-            ("reconstruction, dB", 0.0, 32.0, frozen.quality, free.quality),
-        ),
-        strict=True,
+    loss = Panel(30, 44, 196, 120, (0, MOVED_STEPS), (0, 0.8))
+    decibels = Panel(272, 44, 196, 120, (0, MOVED_STEPS), (0, 32))
+    parts = [text(0, 13, "diffusion loss", INK), text(242, 13, "reconstruction, dB", INK)]
+    for panel, high, steps, kept, lost in (
+        (loss, 0.8, range(WINDOW, MOVED_STEPS + 1), _smooth(frozen.losses), _smooth(free.losses)),
+        (decibels, 32, range(0, MOVED_STEPS + 1, EVERY), frozen.quality, free.quality),
     ):
-        parts.append(_text(left - 30, 13, title, INK))
-        for tick in (low, (low + high) / 2, high):
-            y = top + height * (high - tick) / (high - low)
-            parts.append(_line([(left, y), (left + width, y)], INK, 1, 'stroke-opacity="0.15"'))
-            parts.append(_text(left - 5, y + 5, f"{tick:g}", anchor="end"))
-        for values, colour, name in ((one, LATENTS, "frozen"), (other, PIXELS, "free to move")):
-            xs = [left + width * k / (len(values) - 1) for k in range(len(values))]
-            ys = [top + height * (high - value) / (high - low) for value in values]
-            parts.append(_line(list(zip(xs, ys, strict=True)), colour, 2.4, 'stroke-linejoin="round"'))
-            at = ys[-1] - 7 if values is one else ys[len(ys) // 2] + 24
-            parts.append(
-                _text(left + width if values is one else left, at, name, colour, "end" if values is one else "start")
-            )
-        parts.append(_text(left + width / 2, top + height + 18, f"{MOVED_STEPS} steps of training", anchor="middle"))
+        parts += [
+            panel.up([0, high / 2, high]),
+            panel.across([0, MOVED_STEPS / 2, MOVED_STEPS], "steps of training"),
+            panel.line(steps, kept, LATENTS),
+            panel.line(steps, lost, PIXELS),
+            panel.label(MOVED_STEPS, kept[-1] + 0.06 * high, "frozen", LATENTS, "end"),
+            panel.label(steps[0], lost[len(lost) // 2] - 0.2 * high, "free to move", PIXELS),
+        ]
     shown = free.pictures[::2]
-    parts.append(_row(top + height + 30, "one image through the moving codec", [one[0] for one in shown], PIXELS))
-    return _svg(top + height + 50 + _side(len(shown)), parts)
+    parts.append(row(212, "one image through the moving codec", [one[0] for one in shown], PIXELS))
+    return svg(232 + side_of(len(shown)), parts)
 
 
-def _smooth(values: Sequence[float], width: int = 8) -> list[float]:
-    """The running mean."""
-    return [sum(values[k : k + width]) / width for k in range(len(values) - width + 1)]
+WINDOW = 8
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """The running mean of the last `WINDOW` values, from where there are so many."""
+    return [sum(values[k - WINDOW : k]) / WINDOW for k in range(WINDOW, len(values) + 1)]
 
 
 class Moment(NamedTuple):
@@ -586,33 +530,31 @@ class Moment(NamedTuple):
     estimate: Tensor
 
 
+def _moments(model: Model, steps: Iterable[Step]) -> tuple[Moment, ...]:
+    decoded = ((step, model.codec.decode(torch.cat([step.x, step.estimate.x0]))) for step in steps)
+    return tuple(Moment(max(step.s, 0), step.x[0], *images) for step, images in decoded)
+
+
 @cache
 def walk() -> tuple[Moment, ...]:
     """A walk of the essence's loop in latents, from noise to an image."""
     model = latent_model()
     x = Rng(1, [3], "initial").normal(*model.shape(1)[1:])
-    moments = []
-    for step in ddim(model.denoiser(), x, Grid.trailing(LOOK), model.process.schedule):
-        images = model.codec.decode(torch.cat([step.x, step.estimate.x0]))
-        moments.append(Moment(max(step.s, 0), step.x[0], images[0], images[1]))
-    return tuple(moments)
+    return _moments(model, ddim(model.denoiser(), x, Grid.trailing(LOOK), model.process.schedule))
 
 
 def walking() -> str:
     """The walk: a channel of the latents, the latents decoded, and the estimate decoded."""
     shown = [walk()[k] for k in (0, 4, 8, 11, 14, 16, 19)]
     times = [f"t = {moment.t}" for moment in shown[:-1]] + ["end"]
-    side = _side(len(shown))
-    drawn = _rows(
+    return rows(
         [
             ("one channel of the latents on their way", [_heat(one.latents[0]) for one in shown], LATENTS),
             ("the latents, decoded", [one.image for one in shown], CODEC),
             ("what the network expects at the end, decoded", [one.estimate for one in shown], CODEC),
-        ]
+        ],
+        under=times,
     )
-    height = 3 * (20 + side) + 20
-    words = (_text(k * (side + 4) + side / 2, height + 18, word, MUTED, "middle") for k, word in enumerate(times))
-    return _svg(height + 22, [drawn[drawn.index(">") + 1 : -len("</svg>")], *words])
 
 
 def areas() -> str:
@@ -622,16 +564,16 @@ def areas() -> str:
         x, times = 1 + k * 168.0, ratio(what)
         inner = side / sqrt(times)
         parts += [
-            _box(x, 22, side, side, PIXELS, 0.16, 1),
-            _box(x, 22 + side - inner, inner, inner, LATENTS, 1, 0, 0),
-            _text(x, 13, name, INK),
-            _text(x + side, 13, f"{times:.0f} : 1", INK, "end"),
+            box(x, 22, side, side, PIXELS, 0.16, 1),
+            box(x, 22 + side - inner, inner, inner, LATENTS, 1, 0, 0),
+            text(x, 13, name, INK),
+            text(x + side, 13, f"{times:.0f} : 1", INK, "end"),
         ]
     key = [
-        _text(0, 22 + side + 20, "one call on 512×512 pixels", PIXELS),
-        _text(248, 22 + side + 20, "on its latents", LATENTS),
+        text(0, 22 + side + 20, "one call on 512×512 pixels", PIXELS),
+        text(248, 22 + side + 20, "on its latents", LATENTS),
     ]
-    return _svg(22 + side + 26, [*parts, *key])
+    return svg(22 + side + 26, [*parts, *key])
 
 
 def order() -> str:
@@ -641,11 +583,11 @@ def order() -> str:
     straight = codec().decode(torch.cat([torch.lerp(a, b, w) for w in weights]))
     without = codec().decode(unstir(torch.cat([torch.lerp(stir(a), stir(b), w) for w in weights])))
     near = [*nudged(False), *nudged(True)]
-    return _rows(
+    return rows(
         [
             ("with order: the line between two latents, decoded", straight.unbind(), LATENTS),
             ("stirred: the line between the same two", without.unbind(), PIXELS),
-            ("small steps from the first image: four with order, four stirred", near, MUTED),
+            ("small steps from the first image: four with order, four stirred", near, GREY),
         ]
     )
 
@@ -653,9 +595,9 @@ def order() -> str:
 def one_codec() -> str:
     """The same noise under two denoisers, decoded by the same codec."""
     gaussian, network = under_one_codec()
-    return _rows(
+    return rows(
         [
-            ("denoiser: a mean and a covariance, fitted", gaussian.unbind(), MUTED),
+            ("denoiser: a mean and a covariance, fitted", gaussian.unbind(), GREY),
             ("denoiser: the U-Net, trained", network.unbind(), LATENTS),
         ]
     )
@@ -664,46 +606,33 @@ def one_codec() -> str:
 def photographs() -> str:
     """The photograph and what the emoji codec gives back, whole and a part of it."""
     side = (WIDTH - 8) / 2
-    parts = [_text(0, 13, "a photograph, 512×512", INK), _text(side + 8, 13, "through the emoji codec", CODEC)]
+    parts = [text(0, 13, "a photograph, 512×512", INK), text(side + 8, 13, "through the emoji codec", CODEC)]
     for k, image in enumerate(photograph()):
         whole = F.interpolate(image, size=320, mode="area")[0]
-        parts.append(_picture(whole, k * (side + 8), 20, side, jpeg=True))
-    return _svg(20 + side, parts)
+        parts.append(picture(whole, k * (side + 8), 20, side, jpeg=True))
+    return svg(20 + side, parts)
 
 
 def at_equal_compute() -> str:
     """Fréchet distance of both roads after equal training times, and the codec's own."""
-    from math import log
-
-    left, top, width, height = 42.0, 26.0, 316.0, 170.0
-    low, high = 0.2, 8.0
-
-    def at(minutes: float, value: float) -> tuple[float, float]:
-        x = left + width * log(minutes / 1.25) / log(30 / 1.25)
-        return x, top + height * log(high / value) / log(high / low)
-
-    parts = [_text(0, 13, "distance to real images", INK)]
-    for tick in (0.25, 0.5, 1, 2, 4, 8):
-        y = at(1.25, tick)[1]
-        parts.append(_line([(left, y), (left + width, y)], INK, 1, 'stroke-opacity="0.15"'))
-        parts.append(_text(left - 5, y + 5, f"{tick:g}", anchor="end"))
-    for minutes in MINUTES:
-        parts.append(_text(at(minutes, 1)[0], top + height + 18, f"{minutes:g}", anchor="middle"))
-    parts.append(
-        _text(left + width / 2, top + height + 37, "minutes of training, the codec’s included", anchor="middle")
-    )
+    panel = Panel(42, 26, 316, 170, (MINUTES[0], MINUTES[-1]), (0.2, 8), log=True)
+    parts = [
+        text(0, 13, "distance to real images", INK),
+        panel.up([0.25, 0.5, 1, 2, 4, 8]),
+        panel.across(MINUTES, "minutes of training, the codec’s included"),
+    ]
     for road, colour, down in (("pixel", PIXELS, -5), ("latent", LATENTS, 16)):
-        points = [at(minutes, distance(road, minutes)) for minutes in MINUTES]
-        parts.append(_line(points, colour, 2.4))
-        for minutes, (x, y) in zip(MINUTES, points, strict=True):
-            scores = _scores(road, minutes)
-            parts.append(_line([at(minutes, min(scores)), at(minutes, max(scores))], colour, 5, 'stroke-opacity="0.4"'))
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill:{colour}"/>')
-        parts.append(_text(left + width + 8, points[-1][1] + down, f"{road}s {distance(road, 30):.2f}", colour))
-    floor = at(1.25, metric("fashion-vae", "frechet_reconstructions"))[1]
-    parts.append(_line([(left, floor), (left + width, floor)], CODEC, 2, 'stroke-dasharray="6 4"'))
-    parts.append(_text(left + width + 8, floor + 5, "codec alone", CODEC))
-    return _svg(top + height + 42, parts)
+        means = [distance(road, minutes) for minutes in MINUTES]
+        parts.append(panel.line(MINUTES, means, colour))
+        for minutes, mean in zip(MINUTES, means, strict=True):
+            seen = _scores(road, minutes)
+            parts.append(panel.line([minutes] * 2, [min(seen), max(seen)], colour, 5, 'stroke-opacity="0.4"'))
+            parts.append(dot(panel.x(minutes), panel.y(mean), colour))
+        parts.append(text(366, panel.y(means[-1]) + down, f"{road}s {means[-1]:.2f}", colour))
+    floor = metric("fashion-vae", "frechet_reconstructions")
+    parts.append(panel.line((MINUTES[0], MINUTES[-1]), [floor] * 2, CODEC, 2, 'stroke-dasharray="6 4"'))
+    parts.append(text(366, panel.y(floor) + 5, "codec alone", CODEC))
+    return svg(238, parts)
 
 
 PROMPT, SCALE = "blue teapot", 2.0
@@ -714,53 +643,50 @@ def prompted() -> tuple[Tensor, tuple[Moment, ...]]:
     """The first noise [4, 8, 8] and the walk of a prompt through the emoji model."""
     model = emoji()
     cond, null = encode_prompts(model, [PROMPT])
-    sampler, guidance = SamplerConfig("dpmpp-2m", LOOK), Guidance(SCALE)
-    moments = []
-    for step in generate(model, [1], sampler, cond=cond, null=null, guidance=guidance):
-        images = model.codec.decode(torch.cat([step.x, step.estimate.x0]))
-        moments.append(Moment(max(step.s, 0), step.x[0], images[0], images[1]))
-    return Rng(0, [1], "initial").normal(*model.shape(1)[1:])[0], tuple(moments)
+    sampler = SamplerConfig("dpmpp-2m", LOOK)
+    steps = generate(model, [1], sampler, cond=cond, null=null, guidance=Guidance(SCALE))
+    return Rng(0, [1], "initial").normal(*model.shape(1)[1:])[0], _moments(model, steps)
 
 
 def whole_picture() -> str:
     """A prompt through text tower, loop and decoder, with what the emoji model makes of it."""
     noise, moments = prompted()
-    text = encode_prompts(emoji(), [PROMPT])[0]["text"][0]
+    told = encode_prompts(emoji(), [PROMPT])[0]["text"][0]
     last, x = moments[-1], 150.0
     centre = x + 90
     parts = [
-        _text(centre, 15, f"“{PROMPT}”", INK, "middle", "font-weight:600"),
-        _arrow(centre, 22, centre, 40),
-        _box(x, 42, 180, 30, MUTED),
-        _text(centre, 62, "CLIP’s text tower", INK, "middle"),
-        _text(x + 190, 62, f"{len(text)} tokens × {text.shape[1]}"),
-        _arrow(centre, 72, centre, 104),
-        _text(centre + 8, 94, "with words, and with none"),
-        _box(x - 24, 106, 228, 156, LATENTS, 0.07),
-        _text(x - 14, 124, f"the loop, {LOOK} times", LATENTS),
-        _box(x, 134, 180, 30, LATENTS),
-        _text(centre, 154, "U-Net at time t", INK, "middle"),
-        _arrow(centre, 164, centre, 178),
-        _box(x, 180, 180, 30, LATENTS),
-        _text(centre, 200, "guidance", INK, "middle"),
-        _arrow(centre, 210, centre, 224),
-        _box(x, 226, 180, 28, LATENTS),
-        _text(centre, 245, "the sampler’s step", INK, "middle"),
-        _line([(x + 180, 240), (x + 194, 240), (x + 194, 149)]),
-        _arrow(x + 194, 149, x + 182, 149),
-        _picture(_heat(noise[0]), 20, 113, 72),
-        _text(56, 202, "noise,", LATENTS, "middle"),
-        _text(56, 220, "4×8×8", LATENTS, "middle"),
-        _arrow(96, 149, x - 2, 149, LATENTS),
-        _arrow(centre, 262, centre, 284),
-        _picture(_heat(last.latents[0]), centre - 36, 286, 72),
-        _text(centre + 44, 320, "clean latents,", LATENTS),
-        _text(centre + 44, 338, "4×8×8", LATENTS),
-        _arrow(centre, 360, centre, 378),
-        _box(x, 380, 180, 30, CODEC),
-        _text(centre, 400, "decoder, once", INK, "middle"),
-        _arrow(centre, 410, centre, 428),
-        _picture(last.image, centre - 48, 430, 96),
-        _text(centre + 56, 484, "64×64 pixels", INK),
+        text(centre, 15, f"“{PROMPT}”", INK, "middle", "font-weight:600"),
+        arrow(centre, 22, centre, 40),
+        box(x, 42, 180, 30, GREY),
+        text(centre, 62, "CLIP’s text tower", INK, "middle"),
+        text(x + 190, 62, f"{len(told)} tokens × {told.shape[1]}"),
+        arrow(centre, 72, centre, 104),
+        text(centre + 8, 94, "with words, and with none"),
+        box(x - 24, 106, 228, 156, LATENTS, 0.07),
+        text(x - 14, 124, f"the loop, {LOOK} times", LATENTS),
+        box(x, 134, 180, 30, LATENTS),
+        text(centre, 154, "U-Net at time t", INK, "middle"),
+        arrow(centre, 164, centre, 178),
+        box(x, 180, 180, 30, LATENTS),
+        text(centre, 200, "guidance", INK, "middle"),
+        arrow(centre, 210, centre, 224),
+        box(x, 226, 180, 28, LATENTS),
+        text(centre, 245, "the sampler’s step", INK, "middle"),
+        line([(x + 180, 240), (x + 194, 240), (x + 194, 149)]),
+        arrow(x + 194, 149, x + 182, 149),
+        picture(_heat(noise[0]), 20, 113, 72),
+        text(56, 202, "noise,", LATENTS, "middle"),
+        text(56, 220, "4×8×8", LATENTS, "middle"),
+        arrow(96, 149, x - 2, 149, LATENTS),
+        arrow(centre, 262, centre, 284),
+        picture(_heat(last.latents[0]), centre - 36, 286, 72),
+        text(centre + 44, 320, "clean latents,", LATENTS),
+        text(centre + 44, 338, "4×8×8", LATENTS),
+        arrow(centre, 360, centre, 378),
+        box(x, 380, 180, 30, CODEC),
+        text(centre, 400, "decoder, once", INK, "middle"),
+        arrow(centre, 410, centre, 428),
+        picture(last.image, centre - 48, 430, 96),
+        text(centre + 56, 484, "64×64 pixels", INK),
     ]
-    return _svg(528, parts)
+    return svg(528, parts)
