@@ -20,9 +20,6 @@ $(VENV)/developer: $(VENV)/user
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/user  ## pixels against latents, from nothing to demo/report.html: about 9 minutes on 2 cores
-	@$(BIN)/alphabar demo
-
 $(VENV)/learner: $(VENV)/user
 	@$(INSTALL) -e '.[course]'
 	@$(BIN)/alphabar data fetch fashion-mnist || echo "the pages will show other images"
@@ -31,6 +28,9 @@ $(VENV)/learner: $(VENV)/user
 $(VENV)/browser: $(VENV)/developer
 	@$(INSTALL) -e '.[browser]'
 	@touch $@
+
+demo: $(VENV)/user  ## pixels against latents, from nothing to demo/report.html: about 9 minutes on 2 cores
+	@$(BIN)/alphabar demo
 
 course: $(VENV)/learner  ## the course: its pages, built, served on 127.0.0.1 and opened in the browser
 	@$(BIN)/alphabar course serve

@@ -247,8 +247,9 @@ CASES: list[tuple[str, str, list[tuple[str, str, str]], str, str, str]] = [
         [(P, "{misconception}`bent` ", ""), (P, "Since `x` is.", "{misconception}`bent`")],
         P,
         "bent",
-        "outside its section middle",
+        "the misconception bent stands outside its section middle",
     ),
+    ("place", "improvement", [(R2, 'place = "end"', 'place = "middle"')], P, "{check} why", "check why stands outside"),
     ("promise", "critical", [(P, "`a string of beads <beads>`", "`something <else>`")], R2, "beads", "not in the page"),
     ("promise", "improvement", [(P, "It is ", "It is {analogy}`rope`, ")], P, "rope", "not in the record"),
     ("promise", "critical", [(P, "{widget} slider", "{note}")], R2, 'widgets = ["slider"]', "the widget slider"),
@@ -380,7 +381,7 @@ def test_the_page_keeps_its_lines(tmp_path: Path) -> None:
         ([(R1, "order = 1", "order = 2")], "order 2 is taken by 1.1-first.toml"),
         ([("lessons/stray.md", "", "# Stray\n")], "stray.md: no record belongs to this page; write stray.toml"),
         ([(R1, '"1.1"', '"1.2"')], "another lesson too has id '1.2'"),
-        ([(R2, '"segment"', '"line"')], "stands twice"),
+        ([(R2, '"segment"', '"line"')], "concepts: line stands twice"),
         ([(R1, "[", "[[")], "1.1-first.toml: not TOML"),
         ([(R1, "order = 1", "order = 1\nwritten = true")], "a written lesson needs its sections"),
     ],
@@ -449,8 +450,7 @@ def listed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]
 
 def test_the_command_prints_and_exits(tmp_path: Path, listed: Callable[..., tuple[int, str]]) -> None:
     plant(tmp_path, (P, "is a number", "is 0.5"))
-    folder = str(tmp_path / "lessons")
-    status, out = listed("audit", "--lessons", folder)
+    status, out = listed("audit", "--course", str(tmp_path))
     assert status == 0  # nothing critical
     line = PAGE.splitlines().index(
         "{compute}`alpha_bar(499)` is a number, {given}`0.8` another, 28×28 and t = 500 are sizes."
@@ -458,7 +458,7 @@ def test_the_command_prints_and_exits(tmp_path: Path, listed: Callable[..., tupl
     assert f"1.2-second.md:{line + 1}\n" in out
     assert out.endswith("3 lessons recorded, 1 written\n0 critical, 1 improvement, 0 polish: NEEDS REVISION\n")
     plant(tmp_path, (P, "*", ""))
-    status, out = listed("audit", "--lessons", folder, "--json")
+    status, out = listed("audit", "--course", str(tmp_path), "--json")
     answer = json.loads(out)
     assert status == 1
     assert answer["verdict"] == "MAJOR REVISION"
@@ -468,11 +468,12 @@ def test_the_command_prints_and_exits(tmp_path: Path, listed: Callable[..., tupl
 
 
 def test_the_command_prints_a_record(listed: Callable[..., tuple[int, str]]) -> None:
-    status, out = listed("record", "6.2", "--lessons", str(LESSONS))
+    status, out = listed("record", "6.2", "--course", str(LESSONS.parent))
     assert status == 0
     assert out.startswith("# Module 6.2: Diffusion\n")
 
 
 def test_no_lessons_is_a_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["course", "audit", "--lessons", str(tmp_path)]) == 2
-    assert "no lessons here" in capsys.readouterr().err
+    assert main(["course", "audit", "--course", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("lessons: no lessons here; run in the repository, or name the course with --course\n")

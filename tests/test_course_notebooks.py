@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alphabar.cli import main
 from alphabar.course.notebooks import build, build_all, read
 from alphabar.errors import AlphabarError
 
@@ -26,7 +27,7 @@ start = 3.0
 :level: guided
 
 ```{predict}
-What is printed?
+- What is printed?
 ```
 
 ```{code-cell}
@@ -82,6 +83,10 @@ nine = sum([start] * 3)
 assert "nine" in globals(), "there is no `nine` yet: define it above"
 assert nine == 9, f"`nine` is {nine}, not 9: is it the sum of three threes?"
 ```
+
+```{warning} Mind
+It is a float.
+```
 """
 
 
@@ -117,7 +122,8 @@ def test_markdown_is_jupyters(tmp_path: Path) -> None:
     text = cells(student, "markdown")
     assert text[0] == "# Doubling\n\nHalf of one is 0.5, and $1 + 1$ is 2. See the closed form."
     assert "../solution/doubling.ipynb" in text[1]
-    assert "> **Predict before you run.** What is printed?" in text
+    assert "> **Predict before you run.**\n>\n> - What is printed?" in text
+    assert "> **Mind**\n>\n> It is a float." in text
     assert any("$$\ny = 2x\n$$" in cell for cell in text)
     assert not any(re.search(r"\{[a-z-]+\}|:::|% a comment|\(here\)=|:level:", cell) for cell in text)
 
@@ -189,14 +195,20 @@ def test_an_exercise_without_its_check_is_named(tmp_path: Path) -> None:
         read(write(tmp_path, SOURCE[: SOURCE.rindex("```{code-cell}")]))
 
 
-def test_an_empty_folder_and_a_missing_source_are_errors(tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_missing_or_empty_source_are_errors(tmp_path: Path) -> None:
     with pytest.raises(AlphabarError, match="no notebook sources"):
         build_all(tmp_path, tmp_path)
     with pytest.raises(AlphabarError, match="no such notebook source"):
         build(tmp_path / "none.md", tmp_path)
+    with pytest.raises(AlphabarError, match=r"doubling\.md:1: this source holds no cell"):
+        build(write(tmp_path, "% nothing yet"), tmp_path)
 
 
-def test_the_courses_sources_build(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "course" / "notebooks"
-    written = build_all(folder, tmp_path)
-    assert len(written) == 2 * len(list(folder.glob("*.md")))
+def test_the_command_builds_the_courses_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    course = Path(__file__).parents[1] / "course"
+    assert main(["course", "notebooks", "--course", str(course), "--out", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out.split()
+    names = {file.stem for file in (course / "notebooks").glob("*.md")}
+    assert names == {"build-a-diffusion-model", "from-pixels-to-latents"}
+    assert set(listed) == {str(tmp_path / copy / f"{name}.ipynb") for copy in ("student", "solution") for name in names}
+    assert all(Path(file).is_file() for file in listed)

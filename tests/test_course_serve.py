@@ -6,6 +6,8 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -68,15 +70,42 @@ def test_a_port_that_is_none_is_named(built: Path) -> None:
 
 def test_a_site_is_stale_when_a_source_is_newer(tmp_path: Path, built: Path) -> None:
     course = tmp_path / "course"
-    (course / "lessons").mkdir(parents=True)
-    page = course / "lessons" / "a.md"
-    page.write_text("")
     later = time.time() + 60
     os.utime(built / MARK, (later, later))
     assert not is_stale(course, built)
-    os.utime(page, (later + 60, later + 60))
-    assert is_stale(course, built)
+    for name in ("course/lessons/a.md", "course/notebooks/b.md", "course/workbench.md", "benchmarks/quality.json"):
+        source = tmp_path / name
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text("")
+        assert not is_stale(course, built)
+        os.utime(source, (later + 60, later + 60))
+        assert is_stale(course, built), name
+        source.unlink()
     assert is_stale(course, tmp_path / "nowhere")
+
+
+def test_a_page_that_closes_in_the_middle_of_a_file_is_no_fault(built: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (built / "large.bin").write_bytes(bytes(20_000_000))
+    with server(built, 0) as running, socket.create_connection(running.server_address[:2]) as page:
+        running.daemon_threads = False  # so that its end is waited for
+        thread = Thread(target=running.handle_request)
+        thread.start()
+        page.sendall(b"GET /large.bin HTTP/1.0\r\n\r\n")
+        assert page.recv(1000)
+        at_once = struct.pack("ii", 1, 0)
+        page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        page.close()
+        thread.join()
+    assert capfd.readouterr().err == ""
+
+
+def test_another_fault_is_told(built: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with server(built, 0) as running:
+        try:
+            raise ValueError("no page")
+        except ValueError:
+            running.handle_error(None, ("127.0.0.1", 1))
+    assert "ValueError: no page" in capfd.readouterr().err
 
 
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path, built: Path) -> None:

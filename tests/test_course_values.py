@@ -149,3 +149,9 @@ def test_the_audit_sees_numbers_around_computed_ones(tmp_path: Path) -> None:
         "Here {cmath}`0.25 + <<0.75 - 0.0:.2f>>`.\n\n```{math-computed}\n<<0.123:.3f>> + 0.5\n```\n\n{compute}`0.1:.1f`"
     )
     assert list(typed_numbers(parse(page))) == [(1, "0.25"), (4, "0.5")]
+
+
+def test_a_multiple_is_a_number_and_a_count_is_none(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("A chain of 1000 timesteps, 20 foldable parts.\nIt is 30 times slower, and grows 12-fold.")
+    assert list(typed_numbers(parse(page))) == [(2, "30 times"), (2, "12-fold")]

@@ -177,7 +177,7 @@ def test_a_site_gets_every_file_with_what_the_library_says(
     images = json.loads((tmp_path / "data" / "images.json").read_text())["images"]
     assert len({image["label"] for image in images}) == 11
     assert {tuple(image["shape"]) for image in images} == {(1, 28, 28)}
-    assert images[1]["source"].endswith("of digits's test set")
+    assert images[1]["source"].endswith("of the test set of scikit-learn's digits")
     drawn = torch.tensor(ask("Array.from(common.decodeArray(given))", images[0]["pixels"]))
     torch.testing.assert_close(drawn, widgets.tshirt().flatten(), rtol=0, atol=0.51 / 127.5)
 
@@ -233,9 +233,9 @@ class Parser(HTMLParser):
 
 def test_an_element_says_what_its_widget_needs() -> None:
     parser = Parser()
-    parser.feed(element("noise-slider", {"image": 'a "quoted" <name>'}, static="../_static/"))
-    assert parser.first["data-module"] == "../_static/widgets/noise-slider.js"
-    assert parser.first["data-url"] == "../_static/data/images.json ../_static/data/schedules.json"
+    parser.feed(element("noise-slider", {"image": 'a "quoted" <name>'}))
+    assert parser.first["data-module"] == "_static/widgets/noise-slider.js"
+    assert parser.first["data-url"] == "_static/data/images.json _static/data/schedules.json"
     state = json.loads(parser.first["data-state"] or "")
     assert state == {**WIDGETS["noise-slider"].options, "image": 'a "quoted" <name>'}
 

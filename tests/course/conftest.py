@@ -7,18 +7,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from harness import REQUIRED, served
 
 ROOT = Path(__file__).parents[2]
 COURSE = ROOT / "course"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 THEME = pytest.mark.filterwarnings("ignore:.*deprecated.*Check CHANGES for Sphinx API modifications")
 """What the theme still uses of Sphinx."""
-NEEDED = ("playwright", "axe_playwright_python", "filelock", "sphinx", "myst_parser")
+NEEDED = ("playwright", "axe_playwright_python", "filelock", "sphinx", "myst_parser", "jupyterlab", "anywidget")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("course")
             item.add_marker(THEME)
-            if missing and not os.environ.get("ALPHABAR_REQUIRE_CHROMIUM"):
+            if missing and not REQUIRED:
                 item.add_marker(pytest.mark.skip(reason=f"not installed: {', '.join(missing)}"))
 
 
@@ -57,14 +57,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(site: Path) -> Iterator[str]:
     """The address of the site, which ends in a slash."""
-    from alphabar.course.serve import server
-
-    with server(site, 0) as running:
-        thread = Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/"
-        running.shutdown()
-        thread.join()
+    with served(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

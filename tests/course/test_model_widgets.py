@@ -1,29 +1,21 @@
-"""The widgets with a network in a real browser: on a page, in a file of their own, and in JupyterLab."""
+"""The widgets with a network in a real browser: on a page, and in a file of their own."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import secrets
-import socket
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from harness import expect, screenshot, served, write_page
 
 import tiny
 from alphabar.course import model_widgets
 from alphabar.course.model_widgets import TrainingStep, Trajectory
-from alphabar.course.serve import server
 from alphabar.course.widget_data import image_record, tshirt
 from alphabar.course.widgets import SOURCES, element, module, styles
 from alphabar.io import write_json
@@ -32,13 +24,7 @@ from alphabar.models import load_model
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-expect = pytest.importorskip("playwright.sync_api").expect
 IDS = ("training-step", "trajectory")
-PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Widgets</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="_static/widgets/widgets.css"><style>body {{ font-family: sans-serif; margin: 16px;
-background: {paper} }}</style></head><body><main>{widgets}</main>
-<script type="module" src="_static/widgets/host.js"></script></body></html>"""
 Opened = Callable[..., "Page"]
 
 
@@ -57,15 +43,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setattr(model_widgets, "fallback_dataset", lambda: "digits")
         patch.setattr(model_widgets, "TEST_IMAGES", 2)
         model_widgets.page_data(out / "_static")
-    for theme, paper in {"light": "#fff", "dark": "#121212"}.items():
-        parts = "".join(element(name, {}) for name in IDS)
-        (out / f"{theme}.html").write_text(PAGE.format(theme=theme, paper=paper, widgets=parts))
-    with server(out, 0) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/"
-        running.shutdown()
-        thread.join()
+    for theme in ("light", "dark"):
+        write_page(out / f"{theme}.html", *(element(name, {}) for name in IDS), theme=theme)
+    with served(out) as at:
+        yield at
 
 
 @pytest.fixture
@@ -134,8 +115,7 @@ def test_they_are_accessible_and_fit(opened: Opened, axe: Any, theme: str, width
         box = target.bounding_box()
         assert box
         assert min(box["width"], box["height"]) >= 40, target.inner_html()
-    if os.environ.get("ALPHABAR_SCREENSHOTS"):
-        page.screenshot(path=Path(os.environ["ALPHABAR_SCREENSHOTS"]) / f"model-{theme}-{width}.png", full_page=True)
+    screenshot(page, f"model-{theme}-{width}")
 
 
 def test_a_training_step_by_mouse_and_keyboard(opened: Opened) -> None:
@@ -175,6 +155,7 @@ def test_what_is_shown_fits_together(opened: Opened) -> None:
 
 
 def test_a_trajectory_makes_an_image_in_the_page(opened: Opened, record_property: Any) -> None:
+    """Under 3 s from the click: strict only on a quiet machine, since the limit grows with the load of a busy one."""
     page = opened()
     walk = page.locator(".trajectory")
     walk.locator(".play").wait_for()
@@ -187,7 +168,7 @@ def test_a_trajectory_makes_an_image_in_the_page(opened: Opened, record_property
         assert roughness(walk.locator(".screens canvas").first) < 0.4
     record_property("seconds from the click to the image", wall)
     print("seconds from the click to the image:", *(f"{s:.2f}" for s in wall))
-    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # 3 s are promised for a machine that is not
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert min(wall) < 3 * busy
 
 
@@ -196,6 +177,8 @@ def test_frames_come_one_by_one_and_can_be_held(opened: Opened) -> None:
     walk = page.locator(".trajectory")
     play, timeline = walk.locator(".play"), walk.get_by_role("slider", name="Timeline")
     snapshots = walk.locator(".snapshots button")
+    walk.get_by_label("Steps").select_option("100")  # long enough to be held in the middle on any machine
+    expect(walk.locator(".status")).to_contain_text("asked 100 times")
     expect(snapshots.first).to_be_disabled()
     play.press("Enter")
     expect(snapshots.first).to_be_enabled()
@@ -211,12 +194,12 @@ def test_frames_come_one_by_one_and_can_be_held(opened: Opened) -> None:
     assert roughness(walk.locator(".screens canvas").first) < 0.4
     timeline.focus()
     timeline.press("Home")
-    expect(timeline).to_have_attribute("aria-valuetext", "step 0 of 20, t 999")
+    expect(timeline).to_have_attribute("aria-valuetext", "step 0 of 100, t 999")
     assert roughness(walk.locator(".screens canvas").first) > 0.7
     timeline.press("ArrowRight")
-    expect(timeline).to_have_attribute("aria-valuetext", "step 1 of 20, t 949")
+    expect(timeline).to_have_attribute("aria-valuetext", "step 1 of 100, t 989")
     snapshots.last.click()
-    expect(walk.locator(".at")).to_have_text("step 20 of 20, clean")
+    expect(walk.locator(".at")).to_have_text("step 100 of 100, clean")
     state, estimate = walk.locator(".screens canvas").all()
     assert torch.equal(pixels(state), pixels(estimate))
 
@@ -298,123 +281,4 @@ def test_to_html_needs_nothing_else(browser: Browser, tmp_path: Path, blank: boo
     walk.locator('.trajectory[data-done="2/5/ddim"]').wait_for(timeout=60_000)
     step.locator('.training-step[data-shown="image 0/10/0"]').wait_for(timeout=60_000)
     page.close()
-    assert not faults
-
-
-# in JupyterLab
-
-CELLS = [
-    """import torch
-from alphabar.course.model_widgets import TrainingStep, Trajectory
-from alphabar.course.widgets import AlphaBarCurve, NoiseSlider, NoiseStrip, tshirt
-from alphabar.diffusion import NoiseSchedule, Process, make_prediction
-from alphabar.nn import SmallUNet, SmallUNetConfig
-process = Process(NoiseSchedule.linear(100), make_prediction("eps"))
-network = SmallUNet(SmallUNetConfig(channels=(8, 8, 8), emb_dim=16))
-image = tshirt()""",
-    "NoiseStrip(image, process.schedule)",
-    "NoiseSlider(image, process.schedule)",
-    'AlphaBarCurve({"mine": process.schedule}, image)',
-    "step = TrainingStep(network, torch.stack([image, image.flip(2)]), process)\nstep",
-    "walk = Trajectory(network, process, (1, 28, 28))\nwalk",
-]
-SETTINGS = {
-    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
-}
-
-
-@contextmanager
-def lab(root: Path, own: Path) -> Iterator[str]:
-    """JupyterLab over a folder, all its files in `own`; gives its address with `{}` for a path."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name, values in SETTINGS.items():
-        write_json(own / "settings" / f"{name}.jupyterlab-settings", values)
-    places = {
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "IPYTHONDIR": "ipython",
-    }
-    environment = {**os.environ, **{key: str(own / folder) for key, folder in places.items()}}
-    token = secrets.token_hex(16)
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
-        "ServerApp.port_retries": 0,
-        "ServerApp.root_dir": root,
-        "IdentityProvider.token": token,
-        "LabApp.expose_app_in_browser": True,
-        "LabApp.extension_manager": "readonly",
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--{key}={value}" for key, value in options.items()]
-    with (own / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
-        try:
-            for _ in range(300):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}").close()
-                    break
-                except OSError:
-                    time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
-        finally:
-            process.terminate()
-
-
-def write_notebook(file: Path) -> None:
-    cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
-        for i, text in enumerate(CELLS)
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    file.write_text(
-        json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
-    )
-
-
-def test_in_jupyterlab_ones_own_model_answers(browser: Browser, tmp_path: Path, record_property: Any) -> None:
-    pytest.importorskip("jupyterlab")
-    pytest.importorskip("anywidget")
-    began = time.perf_counter()
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "lab").mkdir()
-    write_notebook(tmp_path / "notebooks" / "own.ipynb")
-    faults: list[str] = []
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
-    page.set_default_timeout(60_000)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    with lab(tmp_path / "notebooks", tmp_path / "lab") as address:
-        page.goto(address.format("own.ipynb"))
-        page.get_by_text("(ipykernel) | Idle").wait_for()
-        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        for name in ("noise-strip", "noise-slider", "alpha-bar-curve", *IDS):
-            page.locator(f".jp-OutputArea .alphabar-widget.{name}").wait_for()
-
-        page.locator(".noise-slider .previews button").last.click()
-        expect(page.locator(".noise-slider .when")).to_contain_text("99")
-        curve = page.locator(".alpha-bar-curve .marker").first
-        curve.press("Home")
-
-        step = shown(page, label="image 0", t=50)
-        expect(step.locator(".note").last).to_contain_text("answers with the noise itself")
-        assert error_here(step) == pytest.approx(1, abs=0.2)  # untrained, its last layer is 0: it answers with 0
-        step.get_by_role("button", name="t = 95", exact=True).press("Enter")
-        shown(page, label="image 0", t=95)
-
-        walk = page.locator(".trajectory")
-        walk.get_by_label("Sampler").select_option("heun")  # which the page's engine does not have
-        walk.get_by_label("Steps").select_option("5")
-        walk.locator(".play").press("Enter")
-        played(page, '="0/5/heun"')
-        expect(walk.locator(".status")).to_contain_text("5 calls of the network")
-        if os.environ.get("ALPHABAR_SCREENSHOTS"):
-            page.screenshot(path=Path(os.environ["ALPHABAR_SCREENSHOTS"]) / "lab.png")
-        page.close()
-    record_property("seconds", time.perf_counter() - began)
     assert not faults

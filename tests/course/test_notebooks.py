@@ -12,8 +12,6 @@ from alphabar.course.notebooks import Cell, Source, copied, read
 from alphabar.course.rehearsal import rehearse, run_unsolved
 from alphabar.errors import AlphabarError
 
-pytestmark = pytest.mark.course
-
 FOLDER = Path(__file__).parents[2] / "course" / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.md"))
 

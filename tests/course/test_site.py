@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import screenshot
 
 from alphabar.course.record import Lesson, load
 
@@ -36,7 +37,9 @@ def test_what_the_site_holds(site: Path) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("look", [{}, DARK, {"viewport": PHONE}], ids=["light", "dark", "phone"])
-def test_every_page_is_whole(new_page: NewPage, server: str, axe: Any, name: str, look: dict[str, Any]) -> None:
+def test_every_page_is_whole(
+    new_page: NewPage, server: str, axe: Any, request: pytest.FixtureRequest, name: str, look: dict[str, Any]
+) -> None:
     page = new_page(reduced_motion="reduce", **look)
     page.goto(f"{server}{name}.html")
     _read_through(page)
@@ -46,6 +49,7 @@ def test_every_page_is_whole(new_page: NewPage, server: str, axe: Any, name: str
     assert page.locator(".widget-error").count() == 0
     if name != "search":
         axe(page, "article.bd-article")
+    screenshot(page, request.node.callspec.id)
 
 
 def _read_through(page: Any) -> None:

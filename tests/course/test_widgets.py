@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from harness import expect, screenshot, served, write_page
 
 from alphabar.course import widgets
-from alphabar.course.serve import server
 from alphabar.course.widgets import WIDGETS, AlphaBarCurve, element, tshirt
 from alphabar.diffusion import NoiseSchedule
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-expect = pytest.importorskip("playwright.sync_api").expect
 IDS = ("noise-strip", "noise-slider", "alpha-bar-curve")
 LINEAR, COSINE = NoiseSchedule.linear(), NoiseSchedule.cosine()
-PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>Widgets</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="_static/widgets/widgets.css"><style>body {{ font-family: sans-serif; margin: 16px;
-background: {paper}; color: {ink} }}</style></head><body><main><h1>Widgets</h1>{widgets}</main>
-<script type="module" src="_static/widgets/host.js"></script></body></html>"""
-
-
-def write_page(file: Path, *parts: str, theme: str = "light") -> None:
-    """A page of the site that holds these parts."""
-    paper, ink = {"light": ("#fff", "#111"), "dark": ("#121212", "#eee")}[theme]
-    file.write_text(PAGE.format(theme=theme, paper=paper, ink=ink, widgets="\n".join(parts)), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """Where the folder is served, with its slash."""
-    with server(folder, 0) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/"
-        running.shutdown()
-        thread.join()
+    with served(folder) as at:
+        yield at
 
 
 Opened = Callable[..., "Page"]
@@ -102,22 +84,17 @@ def shares(alpha_bar: float) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 820), ("dark", 820), ("light", 390), ("dark", 390)])
-def test_widgets_are_accessible_and_fit(opened: Opened, theme: str, width: int) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+def test_widgets_are_accessible_and_fit(opened: Opened, axe: Any, theme: str, width: int) -> None:
     page = opened(theme, width)
     for name in IDS:
         ready(page, name)
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+    axe(page, "html")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for target in page.locator("button:visible, input[type=range]:visible, label:has(input):visible").all():
         box = target.bounding_box()
         assert box
         assert min(box["width"], box["height"]) >= 40, target.inner_html()
-    folder = os.environ.get("ALPHABAR_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"widgets-{theme}-{width}.png", full_page=True)
+    screenshot(page, f"widgets-{theme}-{width}")
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -384,11 +361,10 @@ def test_the_sentence_changes_with_the_region(opened: Opened) -> None:
     curve.get_by_role("checkbox", name="linear").uncheck()
     curve.locator(".marker").focus()
     heard = []
-    curve.page.keyboard.press("Home")
-    for _ in range(11):
+    for t in (*range(0, 1000, 100), 999):
+        curve.page.keyboard.press("PageUp" if t else "Home")
+        expect(curve.locator(".marker")).to_have_attribute("aria-valuenow", str(t))  # drawn with the sentence
         heard.append(curve.locator(".view:visible .says").inner_text().split(".")[0])
-        curve.page.keyboard.press("PageUp")
-        curve.page.wait_for_timeout(60)
     assert list(dict.fromkeys(heard)) == ["Nearly clean", "Details go", "Shapes only", "An outline", "Static"]
 
 

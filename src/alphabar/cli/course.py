@@ -21,7 +21,6 @@ examples:
 The audit's exit status is 0 if nothing critical is found, 1 otherwise, and 2 where a record cannot be read.
 """
 COURSE = Path("course")
-LESSONS = COURSE / "lessons"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,30 +29,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "course", help="build, serve and audit the course", description=__doc__, epilog=EPILOG, formatter_class=form
     )
-    lessons = argparse.ArgumentParser(add_help=False)
-    lessons.add_argument(
-        "--lessons", type=Path, default=LESSONS, metavar="DIR", help=f"records and pages (default: {LESSONS})"
-    )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="build | serve | notebooks | audit | record")
-    _add_site(actions)
-    audit = actions.add_parser(
-        "audit",
-        parents=[lessons],
-        help="hold records and pages against the rules",
-        epilog="exit status: 0 if nothing critical is found, 1 otherwise, 2 where a record cannot be read",
-    )
-    audit.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    record = actions.add_parser("record", parents=[lessons], help="print a module's record as Markdown")
-    record.add_argument("module", metavar="MODULE", help="such as 6.2")
-    parser.set_defaults(run=run)
-
-
-def _add_site(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The actions that make something: pages and notebooks."""
     course = argparse.ArgumentParser(add_help=False)
     course.add_argument(
         "--course", type=Path, default=COURSE, metavar="DIR", help=f"the course's folder (default: {COURSE})"
     )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="build | serve | notebooks | audit | record")
+    _add_site(actions, course)
+    audit = actions.add_parser(
+        "audit",
+        parents=[course],
+        help="hold records and pages against the rules",
+        epilog="exit status: 0 if nothing critical is found, 1 otherwise, 2 where a record cannot be read",
+    )
+    audit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    record = actions.add_parser("record", parents=[course], help="print a module's record as Markdown")
+    record.add_argument("module", metavar="MODULE", help="such as 6.2")
+    parser.set_defaults(run=run)
+
+
+def _add_site(actions: argparse._SubParsersAction[argparse.ArgumentParser], course: argparse.ArgumentParser) -> None:
+    """The actions that make something: pages and notebooks."""
     site = argparse.ArgumentParser(add_help=False, parents=[course])
     site.add_argument("--out", type=Path, metavar="DIR", help="default: _build/html in the course's folder")
     actions.add_parser("build", parents=[site], help="build the pages; a warning is an error")
@@ -109,7 +104,7 @@ def _audit(args: argparse.Namespace) -> int:
     from alphabar.course.audit import audit, count, verdict
     from alphabar.course.record import load
 
-    course = load(args.lessons)
+    course = load(args.course / "lessons")
     findings = audit(course)
     counts, said = count(findings), verdict(findings)
     if args.json:
@@ -124,7 +119,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def table(findings: list[Finding]) -> str:
-    """Two lines a finding: severity, rule and place; what is wrong and what mends it."""
+    """Three lines a finding: severity, rule and place; what is wrong; what mends it."""
     wide = max((len(finding.rule) for finding in findings), default=0)
     return "".join(
         f"{f.severity:<11}  {f.rule:<{wide}}  {f.file}:{f.line}\n             {f.says}\n             fix: {f.fix}\n\n"
@@ -136,5 +131,5 @@ def _record(args: argparse.Namespace) -> int:
     from alphabar.course.record import load
     from alphabar.course.record_pages import module_record
 
-    print(module_record(load(args.lessons), args.module), end="")
+    print(module_record(load(args.course / "lessons"), args.module), end="")
     return 0

@@ -182,27 +182,25 @@ def deferred(course: Course, entry: Entry) -> Found:
 
 
 def place(course: Course, entry: Entry) -> Found:
-    """What has its place in the page names a section of the plan, the page has it, and misconceptions stand in it."""
+    """A place is a section of the plan, the page has that section, and its misconceptions and checks stand in it."""
     lesson, page = entry.lesson, entry.live
     sections = {section.id for section in lesson.sections}
     for key, word, named in _places(entry):
         if named not in sections:
-            says, fix = (
-                f"{key} names the place {named!r}, which is no section of {lesson.id}",
-                "name one of its sections",
-            )
-            yield "improvement", entry.at(key, word), says, fix
+            says = f"{key} names the place {named!r}, which is no section of {lesson.id}"
+            yield "improvement", entry.at(key, word), says, "name one of its sections"
     if not page:
         return
     for section in lesson.sections:
         if section.id not in page.anchors:
             says = f"the page has no anchor ({section.id})= for the section {section.title!r}"
             yield "improvement", entry.at("sections", f'"{section.id}"'), says, "put the anchor over its heading"
-    for wrong in lesson.misconceptions:
-        line = page.named("misconception").get(wrong.id)
-        if line and wrong.place in page.anchors and not page.anchors[wrong.place] < line <= page.end(wrong.place):
-            says = f"{wrong.id} is addressed outside its section {wrong.place}"
-            yield "improvement", (page.file, line), says, "move it, or correct its place in the record"
+    for kind, items in (("misconception", lesson.misconceptions), ("check", lesson.checks)):
+        for item in items:
+            line = page.named(kind).get(item.id)
+            if line and item.place in page.anchors and not page.anchors[item.place] < line <= page.end(item.place):
+                says = f"the {kind} {item.id} stands outside its section {item.place}"
+                yield "improvement", (page.file, line), says, "move it, or correct its place in the record"
 
 
 def _places(entry: Entry) -> Iterator[tuple[str, str, str]]:

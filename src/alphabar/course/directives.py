@@ -12,6 +12,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from alphabar.course import values
+from alphabar.course.page import CALLOUTS
 from alphabar.course.place import Here
 from alphabar.errors import AlphabarError
 
@@ -74,14 +75,7 @@ class Block(SphinxDirective):
 class Callout(Block):
     """`{warning}`, `{insight}` and others: a title, which may be given, over a body."""
 
-    titles: ClassVar[dict[str, str]] = {
-        "note": "Note",
-        "tip": "Tip",
-        "warning": "Warning",
-        "insight": "Insight",
-        "try-this": "Try this",
-        "predict": "Before you run it",
-    }
+    titles: ClassVar[dict[str, str]] = {**CALLOUTS, "predict": "Before you run it"}
 
     def made(self, here: Here) -> list[nodes.Node]:
         return [callout(self.name, self.inline(self.argument or self.titles[self.name]), self.body())]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alphabar.codec import Codec, PixelCodec
 from alphabar.course.export import describe_network, export_network, step_counts
-from alphabar.course.widget_data import State, image_record
+from alphabar.course.widget_data import CALLED, State, image_record
 from alphabar.course.widgets import Widget
 from alphabar.data import fallback_dataset, open_dataset, to_uint8, to_unit
 from alphabar.diffusion import Grid, Process, Step, ddim, ddpm, dpmpp_2m, heun
@@ -35,8 +35,6 @@ SHIPPED = "fashion-pixel"
 TEST_IMAGES = 64
 """The batch that the mean errors of a page are over: with `LEVELS` calls each, some seconds of a build."""
 LEVELS = 21
-
-CALLED = {"fashion-mnist": "Fashion-MNIST", "mnist": "MNIST"}
 
 SAMPLERS: Mapping[str, Callable[[Denoiser, Tensor, Grid, Process, Rng], Iterator[Step]]] = {
     "ddim": lambda denoise, x, grid, process, rng: ddim(denoise, x, grid, process.schedule),
@@ -150,7 +148,7 @@ def page_data(out: Path) -> None:
     name = fallback_dataset()
     data = open_dataset(name, "test", size=model.size, channels=model.channels)
     images = to_unit(data.rows(range(min(TEST_IMAGES, len(data)))))
-    errors = errors_by_timestep(_subject(model, None, None), images, source=f"the test set of {CALLED.get(name, name)}")
+    errors = errors_by_timestep(_subject(model, None, None), images, source=f"the test set of {CALLED[name]}")
     export_network(model, out / "data" / SHIPPED)
     write_json(out / "data" / "training-step.json", {"errors": errors})
 

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from alphabar.course.page import Block, parse
+from alphabar.course.page import CALLOUTS, Block, parse
 from alphabar.course.prose import leaked
 from alphabar.course.record import LEVELS
 from alphabar.course.values import evaluate
@@ -31,7 +31,6 @@ HOW = {
     "supported": "**Supported exercise.** Put your code in place of each `...`, then run the check below.",
     "independent": "**Independent exercise.** Write it yourself in the cell below, then run the check.",
 }
-CALLOUTS = {"note": "Note", "warning": "Warning", "tip": "Tip", "insight": "Insight", "try-this": "Try this"}
 DIRECTIVES = ("exercise", "solution", "predict", "code-cell", "math", *CALLOUTS)
 """What a source may hold, besides plain fences."""
 
@@ -120,16 +119,17 @@ def read(file: Path) -> Source:
         if block.name == "exercise":
             _declare(source, block)
     _Reader(source, {line.number for line in page.lines}, {block.line: block for block in page.blocks}).read()
+    if not source.cells:
+        raise source.error(1, "this source holds no cell")
     for cell in source.cells:
-        if cell.role in ("code", "check", "solution"):
+        if cell.role in CODE:
             _parses(source, cell)
     _exercises(source)
     _checks(source)
     _leaks(source)
-    for line, word in (
-        found for name, level in source.levels.items() if level == LEVELS[-1] for found in leaked(page, name)
-    ):
-        raise source.error(line, f"the independent exercise gives away {word}, which only its solution uses")
+    for name, level in source.levels.items():
+        for line, word in leaked(page, name) if level == "independent" else ():
+            raise source.error(line, f"the independent exercise gives away {word}, which only its solution uses")
     return source
 
 
@@ -232,9 +232,9 @@ class _Reader:
         else:
             tags = ()
             role = "why" if "solution" in names else "predict" if "predict" in names else "text"
-            body = next(
-                (f"> **{CALLOUTS[name]}.** " + body.replace("\n", "\n> ") for name in names if name in CALLOUTS), body
-            )
+            callout = next((block for block in blocks if block.name in CALLOUTS), None)
+            if callout:
+                body = _quoted(callout.argument or f"{CALLOUTS[callout.name]}.", body)
         inside = "exercise" in names or role in ("check", "solution", "why")
         self.source.cells.append(Cell(role, body, line, self.exercise if inside else "", tags))
 
@@ -348,13 +348,12 @@ def build(source: Path, out: Path) -> list[Path]:
 
 def notebook(book: Source, solved: bool) -> dict[str, Any]:
     """A copy as nbformat 4.5."""
-    cells = [_badges(book, solved)] if book.cells else []
-    cells += [made for cell in copied(book, solved) for made in _made(cell)]
-    title, *rest = [cells[1], cells[0], *cells[2:]] if len(cells) > 1 else cells  # the badges follow the title
-    for number, cell in enumerate([title, *rest]):
+    title, *rest = (made for cell in copied(book, solved) for made in _made(cell))
+    cells = [title, _badges(book, solved), *rest]
+    for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number:03d}"
     return {
-        "cells": [title, *rest],
+        "cells": cells,
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
@@ -385,10 +384,15 @@ def _made(cell: Cell) -> Iterator[dict[str, Any]]:
         made["metadata"] |= {"jupyter": {"source_hidden": True}, "cellView": "form"}  # folded in Jupyter, in Colab
         yield made
     elif cell.role == "predict":
-        yield _markdown("> **Predict before you run.** " + cell.source.replace("\n", "\n> "))
+        yield _markdown(_quoted("Predict before you run.", cell.source))
         yield _markdown(PREDICTION, ["prediction"])
     else:
         yield _markdown(f"**Why.** {cell.source}" if cell.role == "why" else cell.source)
+
+
+def _quoted(title: str, body: str) -> str:
+    """A block quote under its title, which stands by itself since the body may begin with a list."""
+    return "\n".join(f"> {line}".rstrip() for line in (f"**{title}**", "", *body.split("\n")))
 
 
 def _code(source: str, tags: list[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 FORMULAS = {"math", "math-computed"}
 LITERAL = {"code", "code-block", "code-cell", "sourcecode", "literalinclude", "mermaid", "raw", "eval-rst"} | FORMULAS
 """Directives whose body is not Markdown, so that no fence opens in it."""
+CALLOUTS = {"note": "Note", "warning": "Warning", "tip": "Tip", "insight": "Insight", "try-this": "Try this"}
+"""The titles of callouts, in pages and notebooks."""
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,}|:{3,})\s*(?:\{([\w:-]+)\}\s*(.*?)|([^`{]*))\s*$")
 _OPTION = re.compile(r"\s*:([\w-]+):\s*(.*?)\s*$")

@@ -17,7 +17,7 @@ _CODE_LIKE = re.compile(r"\w+_\w+|\w*[a-z]\w*[A-Z]\w*|\w+(?=\()")
 """Words that no prose holds: `snake_case`, `CamelCase`, `call()`."""
 _NUMBER = re.compile(
     r"(?<![\w.,])(?:\d+\.\d+\s?%?|\d+\s?\\?%|\d{1,3}(?:,\d{3})+|\d{5,}"
-    r"|\d+\s?(?:×|\\times)(?!\s?\d)|\d{2,}x\b|\d{2,}[ -](?:times|fold))"
+    r"|\d+\s?(?:×|\\times)(?!\s?\d)|\d{2,}x\b|\d{2,}[ -](?:times|fold)\b)"
     r"(?![\d.]*\.\d)"
 )
 """Decimals, percentages, large numbers and multiples; small whole numbers are counts, sizes and timesteps."""

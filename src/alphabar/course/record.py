@@ -177,7 +177,8 @@ class Lesson:
         check(bool(self.sections) or not self.written, "a written lesson needs its sections")
         for name in ("concepts", "sections", "analogies", "misconceptions", "notebooks", "checks"):
             ids = Counter(item.id for item in getattr(self, name))
-            check(max(ids.values(), default=1) == 1, f"{name}: {ids.most_common(1)[:1]!r} stands twice")
+            twice = [item for item, times in ids.items() if times > 1]
+            check(not twice, f"{name}: {', '.join(twice)} stands twice")
 
     @property
     def uses(self) -> set[str]:
@@ -260,7 +261,7 @@ def load(folder: str | Path) -> Course:
     folder = Path(folder)
     files = sorted(file for file in folder.glob("*.toml") if file.name != "modules.toml")
     if not files:
-        raise AlphabarError(f"{folder}: no lessons here; run in the repository, or name the folder with --lessons")
+        raise AlphabarError(f"{folder}: no lessons here; run in the repository, or name the course with --course")
     for page in folder.glob("*.md"):
         if page.with_suffix(".toml") not in files:
             raise AlphabarError(f"{page}: no record belongs to this page; write {page.with_suffix('.toml').name}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 import webbrowser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import alphabar
-from alphabar.course.site import MARK, build
+from alphabar.course.site import MARK, WORKBENCH, build
 from alphabar.errors import AlphabarError
 
 HOST = "127.0.0.1"
@@ -22,8 +23,9 @@ def is_stale(course: Path, out: Path) -> bool:
         return True
     built = mark.stat().st_mtime
     folders = (course / "lessons", course / "notebooks", Path(alphabar.__file__).parent)
-    files = (file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts)
-    return any(file.stat().st_mtime > built for file in files)
+    inside = (file for folder in folders for file in folder.rglob("*") if "__pycache__" not in file.parts)
+    measured = course.parent / "benchmarks" / "quality.json"  # which lessons quote
+    return any(file.stat().st_mtime > built for file in (*inside, course / WORKBENCH, measured) if file.exists())
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -64,6 +66,11 @@ class Server(ThreadingHTTPServer):
 
     allow_reuse_port = False
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that closes a page in the middle of a file is no fault."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def serve(course: Path, out: Path, port: int = 8000, *, browser: bool = True) -> None:

@@ -20,6 +20,8 @@ State = dict[str, Any]
 """What a widget knows, as JSON holds it."""
 Schedule = NoiseSchedule | Tensor | Sequence[float]
 """A schedule, or its alpha-bar at t = 0..T-1."""
+CALLED = {"fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "digits": "scikit-learn's digits"}
+"""The data sets that `fallback_dataset` chooses from, as a reader knows them."""
 DRAWN = "T-shirt (drawn)"
 ROWS = (35, 5, 1, 86, 10, 82, 7, 12, 30, 28)
 """The image of each class in Fashion-MNIST's test set that the pages show: they differ in shape and in texture."""
@@ -87,11 +89,10 @@ def course_images() -> tuple[State, ...]:
     assert data.labels is not None  # all three sets have labels
     rows = ROWS if name == "fashion-mnist" else [int((data.labels == k).nonzero()[0, 0]) for k in range(10)]
     titles = data.class_names or [str(k) for k in range(10)]
-    called = {"fashion-mnist": "Fashion-MNIST", "mnist": "MNIST"}.get(name, name)
     records = [image_record(DRAWN, to_uint8(tshirt()), "A T-shirt drawn by a program")]
     for row, image in zip(rows, data.rows(list(rows)), strict=True):
         title = titles[int(data.labels[row])]
-        records.append(image_record(title, image, f"{title}, image {row} of {called}'s test set"))
+        records.append(image_record(title, image, f"{title}, image {row} of the test set of {CALLED[name]}"))
     return tuple(records)
 
 

@@ -171,16 +171,12 @@ def standalone(widget: str, state: State) -> str:
 # pages
 
 
-def element(
-    widget: str, state: Mapping[str, Any], fallback: str = "", static: str = "_static/", label: str | None = None
-) -> str:
-    """What stands in a page for a widget: host.js puts the widget in its place.
+def element(widget: str, state: Mapping[str, Any], label: str | None = None) -> str:
+    """What stands in a page for a widget: host.js puts the widget in its place. Every page lies beside `_static`.
 
     Args:
         widget: its id.
         state: options of `WIDGETS[widget]` that differ from what they are otherwise.
-        fallback: HTML to show until then, or without JavaScript; "": a line that says what is missing.
-        static: the address of the site's `_static` folder, seen from the page, with its slash.
         label: what it is, for who does not see it; None: what `WIDGETS` says.
 
     Raises:
@@ -197,12 +193,12 @@ def element(
         "class": f"alphabar-widget {widget}",
         "role": "group",
         "aria-label": label or spec.says,
-        "data-module": f"{static}widgets/{widget}.js",
+        "data-module": f"_static/widgets/{widget}.js",
         "data-state": json.dumps({**spec.options, **state}, ensure_ascii=False),
-        "data-url": " ".join(f"{static}data/{name}" for name in spec.data),
+        "data-url": " ".join(f"_static/data/{name}" for name in spec.data),
     }
     written = " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items())
-    return f"<div {written}>{fallback or f'<p>{escape(spec.says)}. It needs JavaScript.</p>'}</div>"
+    return f"<div {written}><p>{escape(spec.says)}. It needs JavaScript.</p></div>"
 
 
 def page_data(out: Path) -> None:

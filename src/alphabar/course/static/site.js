@@ -1,4 +1,4 @@
-// What a page remembers, in this browser alone: guesses, and which sections are done. Without it, every page still reads.
+// What a page remembers, in this browser alone: guesses, and which sections are done. Every page reads without it.
 
 const KEY = "alphabar:";
 
@@ -75,7 +75,8 @@ function ticks(lesson) {
     box.checked = section ? done.sections.includes(section) : done.whole;
     box.closest(".tick").hidden = false;
     box.addEventListener("change", () => {
-      if (section) done.sections = [...done.sections.filter((one) => one !== section), ...(box.checked ? [section] : [])];
+      const others = done.sections.filter((one) => one !== section);
+      if (section) done.sections = box.checked ? [...others, section] : others;
       else done.whole = box.checked;
       keep(`done:${lesson}`, done);
       update();

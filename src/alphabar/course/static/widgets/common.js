@@ -9,7 +9,11 @@ import { CLEAN, gaussian, widen } from "../engine.js";
 // ---------------------------------------------------------------------------------------------------------------------
 // Arrays
 
-const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+/** The bytes that a base64 text stands for. */
+export const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+
+/** Pixels 0..255 as numbers in [-1, 1]. */
+export const fromPixels = (bytes) => Float32Array.from(bytes, (byte) => byte / 127.5 - 1);
 
 /**
  * The numbers of an array as Python sends it.
@@ -20,7 +24,7 @@ const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.cha
 export function decodeArray(array) {
   if (Array.isArray(array)) return Float32Array.from(array);
   const bytes = bytesOf(array.data);
-  if (array.dtype === "uint8") return Float32Array.from(bytes, (byte) => byte / 127.5 - 1);
+  if (array.dtype === "uint8") return fromPixels(bytes);
   if (array.dtype === "float16") return widen(new Uint16Array(bytes.buffer));
   if (array.dtype === "float32") return new Float32Array(bytes.buffer);
   throw new Error(`arrays of type ${array.dtype} are unknown to this widget`);
@@ -211,15 +215,15 @@ export function timeSlider(model, key, { label, least, greatest, spoken = timeSp
 
 /**
  * One of a few, as radio buttons: arrows move between them.
- * @param {Array<{value: *, label: string, face: Node | string}>} options what each sets, its name, how it looks
+ * @param {Array<{value: *, label: string, face: Node}>} options what each sets, its name, how it looks
  */
-export function choice(model, key, { label, options, kind = "segments" }) {
+export function choice(model, key, { label, options }) {
   const group = unique(key);
   const inputs = options.map(({ value, label: name }) => h("input", {
     type: "radio", name: group, "aria-label": name, onchange: () => put(model, { [key]: value }),
   }));
-  const faces = options.map(({ label: name, face }, i) => h("label", { title: name }, inputs[i], face ?? name));
-  const node = h("div", { class: `choice ${kind}`, role: "radiogroup", "aria-label": label }, ...faces);
+  const faces = options.map(({ label: name, face }, i) => h("label", { title: name }, inputs[i], face));
+  const node = h("div", { class: "choice", role: "radiogroup", "aria-label": label }, ...faces);
   const draw = () => options.forEach(({ value }, i) => {
     inputs[i].checked = value === model.get(key);
   });
@@ -235,7 +239,7 @@ export function imageChoice(model) {
     node.setAttribute("aria-hidden", "true");
     return { value: label, label, face: node };
   });
-  const made = choice(model, "image", { label: "Image", options, kind: "thumbnails" });
+  const made = choice(model, "image", { label: "Image", options });
   made.node.hidden = options.length < 2;
   return made;
 }

@@ -1,4 +1,4 @@
-import { closedForm, noise } from "./common.js";
+import { bytesOf, closedForm, fromPixels, h, noise } from "./common.js";
 import { WORKER_SOURCE } from "./worker-source.js";
 
 // Who answers for the network: the engine in a Worker where the page holds the weights, Python where the learner's own
@@ -36,8 +36,6 @@ class Line {
   }
 }
 
-const byteOf = (letter) => letter.charCodeAt(0);
-
 /** The engine, in a Worker of its own; `network` is a folder beside the widgets' or, in a lone file, what it holds. */
 function openWorker(model) {
   const address = URL.createObjectURL(new Blob([WORKER_SOURCE], { type: "text/javascript" }));
@@ -48,7 +46,7 @@ function openWorker(model) {
   const network = model.get("network");
   const held = typeof network === "string"
     ? { url: new URL(`../data/${network}/`, import.meta.url).href }
-    : { description: network.description, weights: Uint8Array.from(atob(network.weights), byteOf).buffer };
+    : { description: network.description, weights: bytesOf(network.weights).buffer };
   const about = line.ask({ type: "load", ...held }).answer;
   const predict = async ({ clean, t, seed }) => {
     const eps = noise(seed, clean.length), x = closedForm(clean, eps, (await about).alphasBar[t]);
@@ -77,28 +75,35 @@ function openKernel(model) {
 /** The arrays of an answer by their names: all of one length, one after the other. */
 function unpack({ arrays, type }, view) {
   const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); // floats must lie at fours
-  const numbers = type === "step" ? Float32Array.from(new Uint8Array(bytes), (byte) => byte / 127.5 - 1)
-    : new Float32Array(bytes);
+  const numbers = type === "step" ? fromPixels(new Uint8Array(bytes)) : new Float32Array(bytes);
   const size = numbers.length / arrays.length;
   return Object.fromEntries(arrays.map((name, i) => [name, numbers.subarray(i * size, (i + 1) * size)]));
 }
 
 /**
- * A way to the network of a widget; its state says `kernel` where Python answers.
+ * A way to the network of a widget, once it is loaded, which is said in `el` till then. The state says `kernel` where
+ * Python answers.
  *
- *   about: a promise of {name, shape, prediction, clip, alphasBar, steps, samplers}
+ *   about: {name, shape, prediction, clip, alphasBar, steps, samplers}
  *   predict({image, clean, t, seed}): a promise of {clean, noise, x, x0, eps, milliseconds}: an image, the noise, the
  *     two mixed at t, and what the network believes; `image` is its label, which Python knows it by
  *   sample({seed, steps, sampler}, onStep): {done, cancel()}; each step is {index, count, t, s, before, x0, x,
  *     milliseconds}: x at t, the x0 that the network sees in it, and x at s; `done` is a promise, of false if cancelled
  *   close()
  */
-export function openPredictor(model) {
-  const { line, ...rest } = model.get("kernel") ? openKernel(model) : openWorker(model);
+export async function openPredictor(model, el) {
+  const { line, close, predict, about: coming } = model.get("kernel") ? openKernel(model) : openWorker(model);
+  const wait = h("p", { class: "wait", role: "status" }, "Loading the network…");
+  el.append(wait);
+  const about = await coming.catch((error) => {
+    close();
+    throw error;
+  });
+  wait.remove();
   const sample = (request, onStep) => {
     const { id, answer } = line.ask({ ...request, type: "sample" }, onStep);
     const cancel = () => line.send({ id, type: "cancel", job: id });
     return { done: answer.then(({ type }) => type === "done"), cancel };
   };
-  return { ...rest, sample };
+  return { about, predict, sample, close };
 }

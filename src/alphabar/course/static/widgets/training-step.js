@@ -100,18 +100,7 @@ function sevenSteps() {
 
 async function render({ model, el }) {
   el.classList.add("alphabar-widget", "training-step");
-  const predictor = openPredictor(model);
-  const wait = h("p", { class: "wait", role: "status" }, "Loading the network…");
-  el.append(wait);
-  let about;
-  try {
-    about = await predictor.about;
-  } catch (error) {
-    predictor.close();
-    throw error;
-  }
-  wait.remove();
-
+  const predictor = await openPredictor(model, el), { about } = predictor;
   const { alphasBar } = about, last = alphasBar.length - 1, errors = model.get("errors"), shape = about.shape;
   const slider = timeSlider(model, "t", { label: "Timestep", least: 0, greatest: last });
   const presets = h("div", { class: "presets", role: "group", "aria-label": "Timesteps to try" },

@@ -62,18 +62,7 @@ function menu(model, key, name, values) {
 
 async function render({ model, el }) {
   el.classList.add("alphabar-widget", "trajectory");
-  const predictor = openPredictor(model);
-  const wait = h("p", { class: "wait", role: "status" }, "Loading the network…");
-  el.append(wait);
-  let about;
-  try {
-    about = await predictor.about;
-  } catch (error) {
-    predictor.close();
-    throw error;
-  }
-  wait.remove();
-
+  const predictor = await openPredictor(model, el), { about } = predictor;
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let run = null, frame = 0, playing = false, timer = 0, count = model.get("steps");
 
