@@ -74,8 +74,9 @@ def test_every_fault_is_named_and_the_last_site_stays(course: Path, tmp_path: Pa
     out = tmp_path / "html"
     out.mkdir()
     (out / MARK).write_text("the last one")
-    with pytest.raises(AlphabarError) as caught:
-        build(course, out)
+    for _ in range(2):  # what the first build registered is not in the way of a second
+        with pytest.raises(AlphabarError) as caught:
+            build(course, out)
     said = str(caught.value)
     for expected in SAID:
         assert expected in said

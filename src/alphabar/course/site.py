@@ -82,21 +82,22 @@ def _sphinx(course: Course, lessons: Path, stage: Path, out: Path) -> list[str]:
     """Run Sphinx; returns its warnings, each with the file as its author knows it."""
     from sphinx.application import Sphinx
     from sphinx.errors import SphinxError
+    from sphinx.util.docutils import docutils_namespace
 
     said = io.StringIO()
     try:
-        app = Sphinx(
-            srcdir=stage,
-            confdir=None,
-            outdir=out,
-            doctreedir=stage.parent / "doctrees",
-            buildername="html",
-            confoverrides=_settings(course, lessons),
-            status=None,
-            warning=said,
-            freshenv=True,
-        )
-        app.build()
+        with docutils_namespace():  # else a second build in this process would find its directives registered
+            Sphinx(
+                srcdir=stage,
+                confdir=None,
+                outdir=out,
+                doctreedir=stage.parent / "doctrees",
+                buildername="html",
+                confoverrides=_settings(course, lessons),
+                status=None,
+                warning=said,
+                freshenv=True,
+            ).build()
     except SphinxError as error:
         said.write(f"{error}\n")
     for left in (".buildinfo", "objects.inv"):
