@@ -7,7 +7,7 @@ import { CLEAN } from "../engine.js";
 // A real network walks from noise to an image. A frame is a state x at t with the x0 that the network saw in it; frames
 // arrive as they are computed, and playing moves over those that are there.
 
-const SNAPSHOTS = 9;
+const SNAPSHOTS = 8; // one row on a page, two on a phone
 const WHOLE = 2000; // a playback takes at least this many milliseconds
 
 /** What happens about this noise level. */
