@@ -171,6 +171,7 @@ class Trainer:
                     raise RunStoppedError(f"stopped at step {step}; continue with --resume")
             self._log(bar)
             self._save(final=True)
+        self.accelerator.wait_for_everyone()  # none leaves while the first still writes
         self.accelerator.end_training()
         return self.out / "model"
 
