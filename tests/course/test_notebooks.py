@@ -94,9 +94,9 @@ def test_what_goes_wrong_is_named_with_its_line(tmp_path: Path, parts: dict[str,
 MISTAKES = {
     "the-schedule": [
         ("torch.cumprod(1 - betas, dim=0)", "1 - betas", "what each single step keeps"),
-        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(betas, dim=0)", "product of the betas"),
-        ("torch.cumprod(1 - betas, dim=0)", "1 - torch.cumsum(betas, dim=0)", "does not add up"),
-        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0).sqrt()", "this is √ᾱ"),
+        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(betas, dim=0)", "multiplies the βs, the noise"),
+        ("torch.cumprod(1 - betas, dim=0)", "1 - torch.cumsum(betas, dim=0)", "subtracts the sum of the βs"),
+        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0).sqrt()", "is √ᾱ, the factor of the signal"),
         ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0)[1:]", "shape [999]"),
         (
             "torch.cumprod(1 - betas, dim=0)",
