@@ -96,7 +96,7 @@ MISTAKES = {
         ("torch.cumprod(1 - betas, dim=0)", "1 - betas", "what each single step keeps"),
         ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(betas, dim=0)", "multiplies the βs, the noise"),
         ("torch.cumprod(1 - betas, dim=0)", "1 - torch.cumsum(betas, dim=0)", "subtracts the sum of the βs"),
-        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0).sqrt()", "is √ᾱ, the factor of the signal"),
+        ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0).sqrt()", "is √ᾱ, the factor"),
         ("torch.cumprod(1 - betas, dim=0)", "torch.cumprod(1 - betas, dim=0)[1:]", "shape [999]"),
         (
             "torch.cumprod(1 - betas, dim=0)",
