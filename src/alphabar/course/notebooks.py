@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from alphabar.course.page import CALLOUTS, Block, parse
+from alphabar.course.page import ANCHOR, CALLOUTS, Block, parse
 from alphabar.course.prose import leaked
 from alphabar.course.record import LEVELS
 from alphabar.course.values import evaluate
@@ -41,7 +41,6 @@ _WORDS = re.compile(r"\{(?:given|concept|analogy|misconception)\}`([^`<]*?)\s*(?
 _COMPUTE = re.compile(r"\{compute\}`([^`]*)`")
 _OTHER = re.compile(r"\{([\w-]+)\}`[^`]*`")
 _NAME = re.compile(r"[^\W\d]\w+")
-_ANCHOR = re.compile(r"\([\w.-]+\)=\s*$")
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class _Reader:
         if not (top and top.literal):
             if raw.strip() == "+++":
                 return self.flush(closing=self.stack)
-            if _ANCHOR.match(raw.strip()):
+            if ANCHOR.match(raw.strip()):
                 return None
             raw = self.roles(number, raw)
         self.text.append((number, raw))

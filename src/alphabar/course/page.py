@@ -18,7 +18,7 @@ CALLOUTS = {"note": "Note", "warning": "Warning", "tip": "Tip", "insight": "Insi
 _FENCE = re.compile(r"\s*(`{3,}|~{3,}|:{3,})\s*(?:\{([\w:-]+)\}\s*(.*?)|([^`{]*))\s*$")
 _OPTION = re.compile(r"\s*:([\w-]+):\s*(.*?)\s*$")
 _HEADING = re.compile(r"(#{1,6})\s+(.*\S)")
-_ANCHOR = re.compile(r"\(([\w.-]+)\)=\s*$")
+ANCHOR = re.compile(r"\(([\w.-]+)\)=\s*$")
 ROLE = re.compile(r"\{([\w:-]+)\}`([^`]*)`")
 _TARGET = re.compile(r"<([^<>]+)>\s*$")
 
@@ -144,7 +144,7 @@ def _read(page: Page, line: Line) -> None:
         return
     if not line.blocks and (heading := _HEADING.match(line.text)):
         page.headings.append((line.number, len(heading[1]), heading[2]))
-    if anchor := _ANCHOR.match(line.text.strip()):
+    if anchor := ANCHOR.match(line.text.strip()):
         page.anchors.setdefault(anchor[1], line.number)
     for role in ROLE.finditer(line.text):
         target = _TARGET.search(role[2])
