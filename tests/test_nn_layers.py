@@ -10,7 +10,7 @@ from torch import nn
 
 from alphabar.errors import AlphabarError
 from alphabar.nn import Downsample, ResBlock, SelfAttention2d, TimeEmbedding, Upsample, attention, timestep_embedding
-from alphabar.nn.layers import adaptive_group_norm, group_count
+from alphabar.nn.layers import adaptive_group_norm, group_count, group_norm
 
 
 def shuffle(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -81,6 +81,17 @@ def test_resblock_starts_as_the_identity_and_works_without_embedding() -> None:
     assert torch.equal(ResBlock(8, 8)(x), x)
     with pytest.raises(ValueError, match="needs emb"):
         ResBlock(8, 8, emb_dim=4)(x)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_is_torchs_in_any_layout(side: int, dtype: torch.dtype) -> None:
+    norm = group_norm(64).to(dtype)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(2, 64, side, side, dtype=dtype)
+    expected = nn.functional.group_norm(x, norm.num_groups, norm.weight, norm.bias)
+    torch.testing.assert_close(norm(x.to(memory_format=torch.channels_last)), expected)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -47,9 +47,22 @@ def group_count(channels: int) -> int:
     return max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4))
 
 
-def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """torch's own, but a small bf16 map [N, C, H, W] that is stored pixel by pixel is stored channel by channel first.
+
+    torch's kernel for the former takes 14 to 20 times as long on CPUs where a map has fewer than 32x32 pixels and a
+    group few channels; from 32x32 on it is the faster one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16 and x.ndim == 4 and x.shape[2] * x.shape[3] < 32 * 32:
+            x = x.contiguous()
+        return super().forward(x)
+
+
+def group_norm(channels: int, eps: float = 1e-5) -> GroupNorm:
     """A `GroupNorm` with `group_count(channels)` groups."""
-    return nn.GroupNorm(group_count(channels), channels, eps=eps)
+    return GroupNorm(group_count(channels), channels, eps=eps)
 
 
 def adaptive_group_norm(x: Tensor, norm: nn.GroupNorm, scale: Tensor, shift: Tensor) -> Tensor:
