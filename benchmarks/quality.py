@@ -125,7 +125,7 @@ def _distance(look: Judge, model: str | Path, sampler: SamplerConfig, n: int, se
     device = engine.choose_device()
     loaded = load_model(model).to(device)
     started = time.perf_counter()
-    images = sample(loaded.prepared(engine.choose_precision("auto", device)), n, sampler, seed=seed)
+    images = sample(loaded.prepared(engine.choose_precision("auto", device)), n, sampler, seed=seed, batch_size=128)
     found = look.score(images).frechet
     print(
         f"{model} {sampler.name} {sampler.steps} seed {seed}: {found:.3f} ({time.perf_counter() - started:.0f} s)",
@@ -136,15 +136,15 @@ def _distance(look: Judge, model: str | Path, sampler: SamplerConfig, n: int, se
 
 def by_steps(args: argparse.Namespace) -> None:
     """Distances of the shipped models by sampler and steps, cheap ones first."""
-    look = judge(args)
+    look, section = judge(args), f"steps, n = {args.n}"
     keep("floor", str(args.n), look.floor(args.n).frechet)
     for model in args.models:
         for seed in args.seeds:
             for steps in sorted(args.steps):
                 for name in args.samplers:
                     key = f"{model} {name} {steps} seed{seed}"
-                    if key not in results().get("steps", {}):
-                        keep("steps", key, _distance(look, model, SamplerConfig(name, steps), args.n, seed))
+                    if key not in results().get(section, {}):
+                        keep(section, key, _distance(look, model, SamplerConfig(name, steps), args.n, seed))
 
 
 def _cell(values: list[float]) -> str:
@@ -166,14 +166,13 @@ def tables(args: argparse.Namespace) -> None:
             for road in ("pixel", "latent")
         ]
         print(f"| {minutes * 60:g} s | {' | '.join(cells)} |")
-    print("\n| | " + " | ".join(map(str, STEPS)) + " |\n|---|" + "---|" * len(STEPS))
-    for model in ("fashion-pixel", "fashion-latent"):
-        for name in SAMPLERS:
-            rows = [
-                _cell([v for s in SEEDS if (v := found["steps"].get(f"{model} {name} {steps} seed{s}")) is not None])
-                for steps in STEPS
-            ]
-            print(f"| {model.removeprefix('fashion-')}, {name} | {' | '.join(rows)} |")
+    for section in (name for name in found if name.startswith("steps")):
+        print(f"\n{section}\n\n| | " + " | ".join(map(str, STEPS)) + " |\n|---|" + "---|" * len(STEPS))
+        for model in ("fashion-pixel", "fashion-latent"):
+            for name in SAMPLERS:
+                keys = [[f"{model} {name} {steps} seed{s}" for s in SEEDS] for steps in STEPS]
+                rows = [_cell([found[section][key] for key in cell if key in found[section]]) for cell in keys]
+                print(f"| {model.removeprefix('fashion-')}, {name} | {' | '.join(rows)} |")
     print("\nfloors:", {n: round(value, 3) for n, value in found["floor"].items()}, "rates:", found["rates"])
 
 
@@ -181,12 +180,12 @@ def main() -> None:
     """Read the command line and run one part."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = top.add_subparsers(dest="part", required=True)
-    for name, run in (
-        ("rates", rates),
-        ("train", train_all),
-        ("score", score),
-        ("steps", by_steps),
-        ("tables", tables),
+    for name, run, images in (
+        ("rates", rates, 0),
+        ("train", train_all, 0),
+        ("score", score, 2000),
+        ("steps", by_steps, 192),
+        ("tables", tables, 0),
     ):
         part = parts.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
         part.set_defaults(run=run)
@@ -199,7 +198,7 @@ def main() -> None:
         part.add_argument("--samplers", nargs="+", default=SAMPLERS)
         part.add_argument("--steps", type=int, nargs="+", default=STEPS)
         part.add_argument("--classifier", default="fashion-classifier")
-        part.add_argument("-n", type=int, default=2000)
+        part.add_argument("-n", type=int, default=images, help="score, steps: images sampled for a distance")
     args = top.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
