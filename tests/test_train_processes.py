@@ -13,6 +13,8 @@ import tiny
 from alphabar import models
 from alphabar.train import train
 
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "alphabar"]
+
 
 def assert_close(one: Path, other: Path) -> None:
     """To float32 tolerance: the same numbers were added in another order.
@@ -41,11 +43,20 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     more = {"codec": str(tmp_path / "codec"), "network": network}
     settings = {"log_every": 1, "checkpoint_seconds": 0.0, "previews": 1}
     recipe = tiny.write_recipe(tmp_path / "tiny.toml", **more, train={**settings, "batch_size": 16})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "alphabar", "train", str(recipe), "--out", str(tmp_path / "two")]
+    command = [*LAUNCH, "train", str(recipe), "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "2 process(es)" in done.stderr
     train(tiny.recipe(**more, train={**settings, "batch_size": 32}), tmp_path / "one", quiet=True)
     assert_close(tmp_path / "one", tmp_path / "two")
     assert len(list((tmp_path / "two" / "samples").iterdir())) == 1
+
+
+def test_two_processes_say_once_what_is_wrong(tmp_path: Path) -> None:
+    """The second waits for the first to open the data, which it cannot; neither hangs nor shows a traceback of ours."""
+    command = [*LAUNCH, "train", "digits-pixel", "--data", str(tmp_path / "missing"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert done.stderr.count("alphabar: error: unknown dataset") == 1
+    assert "src/alphabar" not in done.stderr
+    assert not (tmp_path / "run").exists()

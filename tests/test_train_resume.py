@@ -66,6 +66,8 @@ def test_kill_minus_nine_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert child.returncode == -signal.SIGKILL
+    for hidden in (killed / ".model.cut", killed / "checkpoints" / ".step-00000009.cut"):  # as if in a write
+        hidden.mkdir()
     reached = latest_checkpoint(killed)
     assert reached is not None
     assert reached.name < "step-00000023"
@@ -74,6 +76,7 @@ def test_kill_minus_nine_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     train(tiny.recipe(train=settings), killed, resume=True, quiet=True)
     train(tiny.recipe(train=settings), whole, quiet=True)
     assert tiny.differing(tiny.run_state(killed), tiny.run_state(whole)) == []
+    assert not list(killed.rglob(".*"))
     assert models.read_card(killed)["steps"] == models.read_card(whole)["steps"] == 40
     assert tiny.timeless(killed) == tiny.timeless(whole)
 

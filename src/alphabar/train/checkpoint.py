@@ -71,6 +71,13 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+def discard_unfinished(run: Path) -> None:
+    """Remove the hidden folders that a kill in the middle of a write left in a run that nobody writes to."""
+    for place, name in ((run / "checkpoints", "step-"), (run, "model.")):
+        for folder in place.glob(f".{name}*"):
+            shutil.rmtree(folder)
+
+
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run."""
     folders = _folders(run)

@@ -26,7 +26,14 @@ from alphabar.errors import AlphabarError
 from alphabar.io import atomic_file, read_json, write_json, writing
 from alphabar.nn import build
 from alphabar.rng import derive_seed
-from alphabar.train.checkpoint import Learner, Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from alphabar.train.checkpoint import (
+    Learner,
+    Progress,
+    discard_unfinished,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from alphabar.train.config import Recipe, TrainConfig
 from alphabar.train.ema import Ema
 from alphabar.train.tasks import Loss, make_task
@@ -127,7 +134,10 @@ class Trainer:
     def _main_first(self) -> Iterator[None]:
         """What writes files, such as a download or a cache, is done by the first process while the others wait."""
         if not self.main:
-            self.accelerator.wait_for_everyone()
+            try:
+                self.accelerator.wait_for_everyone()
+            except RuntimeError as error:  # its connection closed
+                raise AlphabarError("the first process ended; its message says why") from error
         yield
         if self.main:
             self.accelerator.wait_for_everyone()
@@ -179,6 +189,7 @@ class Trainer:
         self.network.train()
         if not self.main:
             return
+        discard_unfinished(self.out)
         write_json(self.out / "recipe.json", self.recipe.to_dict())
         self._forget_after(self.progress.step)
         if not self.quiet:
