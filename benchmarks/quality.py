@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -156,6 +157,19 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.2f}{spread}{count}"
 
 
+def _within(cells: dict[str, float], model: str, most: int = 30, share: float = 0.1) -> str:
+    """Which samplers in at most `most` steps come within `share` of 1000 DDPM steps, over the same seeds."""
+    near = []
+    for steps in sorted(step for step in STEPS if step <= most):
+        for name in SAMPLERS:
+            pairs = [(f"{model} {name} {steps} seed{s}", f"{model} ddpm 1000 seed{s}") for s in SEEDS]
+            both = [(cells[key], cells[base]) for key, base in pairs if key in cells and base in cells]
+            ratio = sum(a for a, _ in both) / sum(b for _, b in both) if both else math.inf
+            if ratio <= 1 + share:
+                near.append(f"{name} in {steps} ({ratio:.2f} times, {len(both)} seeds)")
+    return f"at most {1 + share:.1f} times the distance of ddpm in 1000 steps: {', '.join(near) or 'none'}"
+
+
 def tables(args: argparse.Namespace) -> None:
     """The tables as Markdown: mean over seeds ± half the range; the number of seeds in brackets where it is not 3."""
     found = results()
@@ -173,6 +187,8 @@ def tables(args: argparse.Namespace) -> None:
                 keys = [[f"{model} {name} {steps} seed{s}" for s in SEEDS] for steps in STEPS]
                 rows = [_cell([found[section][key] for key in cell if key in found[section]]) for cell in keys]
                 print(f"| {model.removeprefix('fashion-')}, {name} | {' | '.join(rows)} |")
+        for model in ("fashion-pixel", "fashion-latent"):
+            print(f"\n{model}: {_within(found[section], model)}")
     print("\nfloors:", {n: round(value, 3) for n, value in found["floor"].items()}, "rates:", found["rates"])
 
 
